@@ -1,0 +1,40 @@
+"""Agents: the brains that answer turns, and the values they exchange with the rest."""
+
+from sdqueue.agents.agent import (
+    Agent,
+    AgentFactory,
+    DurableAgent,
+    StreamChunk,
+    ToolCall,
+    TurnContext,
+    TurnResult,
+    as_turn_result,
+    current_turn,
+    set_current_turn,
+)
+from sdqueue.agents.chat import ChatContext, ChatMessage, Role
+from sdqueue.agents.flow import FlowState
+from sdqueue.agents.function import FunctionAgent
+from sdqueue.agents.loading import as_agent_factory, load_agent_factory
+from sdqueue.agents.memo import MemoAgent
+
+__all__ = [
+    "Agent",
+    "AgentFactory",
+    "ChatContext",
+    "ChatMessage",
+    "DurableAgent",
+    "FlowState",
+    "FunctionAgent",
+    "MemoAgent",
+    "Role",
+    "StreamChunk",
+    "ToolCall",
+    "TurnContext",
+    "TurnResult",
+    "as_agent_factory",
+    "as_turn_result",
+    "current_turn",
+    "load_agent_factory",
+    "set_current_turn",
+]

@@ -1,0 +1,74 @@
+"""Agents by name: ``package.module:attribute`` becomes an agent factory."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import sys
+from functools import partial
+from typing import Any
+
+from sdqueue.agents.agent import AgentFactory
+from sdqueue.agents.function import FunctionAgent
+from sdqueue.agents.memo import MemoAgent
+from sdqueue.errors import ConfigurationError
+
+
+def load_agent_factory(name: str | None) -> AgentFactory:
+    """The agent factory that a setting names.
+
+    Parameters:
+        name: ``package.module:attribute``, importable from the current directory or the environment. The attribute
+            is a class or a function without arguments that builds an agent, or an ``async`` function (or async
+            generator) ``(text, history)`` that is one. ``None`` or an empty string is the built-in agent.
+
+    Raises:
+        ConfigurationError: it cannot be imported or is none of these.
+    """
+    if not name:
+        return MemoAgent
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not module_name or not attribute:
+        raise ConfigurationError(f"agent {name!r} must have the form package.module:factory, such as mybot.agent:make")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found: Any = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ConfigurationError(f"agent {name!r}: cannot import {module_name!r}: {error}") from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise ConfigurationError(f"agent {name!r}: {module_name!r} has no {attribute!r}")
+        found = getattr(found, part)
+    return as_agent_factory(found, name=name)
+
+
+def as_agent_factory(found: Any, *, name: str = "agent") -> AgentFactory:
+    """A factory or an async function ``(text, history)`` as an agent factory.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
+        return partial(FunctionAgent, found)
+    if not callable(found):
+        raise ConfigurationError(
+            f"{name}: is {type(found).__name__}, not a factory; give a class or function that builds an agent, "
+            "or an async function (text, history) -> str"
+        )
+    required = [p.name for p in _parameters(found) if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    if required:
+        raise ConfigurationError(
+            f"{name}: the factory needs the arguments {', '.join(required)}; it is called without any. "
+            "Wrap it in a function that supplies them"
+        )
+    factory: AgentFactory = found
+    return factory
+
+
+def _parameters(found: Any) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(found).parameters.values())
+    except (TypeError, ValueError):  # some builtins have no signature
+        return []

@@ -1,0 +1,297 @@
+"""The wire contract: what travels over the broker, as frozen pydantic models.
+
+Three bodies, all JSON in UTF-8: :class:`InboundTurn` on the turns exchange, :class:`OutboundReply` on the
+replies exchange, :class:`DeadTurn` on the dead-letter queue. Their JSON Schemas are committed beside this module
+(``sdqueue/schemas/``; ``sdqueue topology schema`` prints them).
+
+Unknown fields are ignored, so that a newer producer can talk to an older consumer.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+import zlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any, Final, Literal, Self, cast
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic_core import from_json
+
+from sdqueue.errors import InvalidTurn
+
+MAX_SESSION_ID: Final = 256
+"""Longest session id, in characters (design: a string of 1 to 256 characters, no control characters)."""
+
+MAX_TEXT_BYTES: Final = 256 * 1024
+"""Default limit of a turn's text, in bytes of UTF-8."""
+
+TurnKind = Literal["message", "assist", "reset", "cancel"]
+ReplyKind = Literal["final", "delta", "error"]
+
+
+def partition_of(session_id: str, partitions: int) -> int:
+    """The partition of a session: ``crc32(session_id as UTF-8) % partitions``.
+
+    For 64 partitions ``user-42`` is 51 and ``a`` is 3; any language with a CRC-32 can compute it.
+    """
+    return zlib.crc32(session_id.encode()) % partitions
+
+
+def routing_key(partition: int) -> str:
+    """A partition as the turns exchange wants it: four decimal digits."""
+    return f"{partition:04d}"
+
+
+def _printable(value: str) -> str:
+    for char in value:
+        if unicodedata.category(char) in ("Cc", "Cs"):
+            raise ValueError(f"must not contain the control character U+{ord(char):04X}")
+    return value
+
+
+def _no_nul(value: str) -> str:
+    if "\x00" in value:
+        raise ValueError("must not contain NUL (U+0000)")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"must be valid Unicode, but has the lone surrogate U+{ord(value[error.start]):04X}") from None
+    return value
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity: ``1e999`` would be read as one and could never be written again."""
+    stack = [value]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, float) and not math.isfinite(item):
+            raise ValueError("must not contain a number too large for JSON")
+        if isinstance(item, dict):
+            stack.extend(item.values())
+        elif isinstance(item, list):
+            stack.extend(item)
+    return value
+
+
+SessionId = Annotated[str, Field(min_length=1, max_length=MAX_SESSION_ID), AfterValidator(_printable)]
+TurnId = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_printable)]
+ChannelName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
+Text = Annotated[str, AfterValidator(_no_nul)]
+Json = Annotated[JsonValue, AfterValidator(_finite)]
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
+
+
+class WireModel(BaseModel):
+    """A frozen body: unknown fields are ignored, types are not coerced."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
+
+    def to_bytes(self) -> bytes:
+        """The body as JSON in UTF-8, without the fields that are not set."""
+        return self.model_dump_json(exclude_none=True).encode()
+
+
+class InboundTurn(WireModel):
+    """One inbound message of a session. The least that is accepted is ``session_id`` and ``text``."""
+
+    session_id: SessionId = Field(description="The conversation this turn belongs to; decides its partition.")
+    text: Text = Field(description="What was said. Must be present; may be empty for reset and cancel.")
+    id: TurnId | None = Field(
+        default=None,
+        description="Names the turn for good: a repeat is answered from memory. Default: the AMQP message_id.",
+    )
+    channel: ChannelName = Field(default="default", description="Where the reply goes: the first word of its routing key.")
+    address: Json = Field(default=None, description="What the channel needs to deliver the reply; carried untouched.")
+    sender: Text | None = Field(default=None, description="Who said it, in the platform's own words.")
+    kind: TurnKind = Field(default="message", description="What to do: answer, take a note, forget, or stop.")
+    metadata: JsonObject = Field(default_factory=dict, description="The producer's own data, copied to the reply.")
+    created_at: Annotated[datetime, Field(strict=False)] | None = Field(
+        default=None, description="When it was said: RFC 3339, or seconds since 1970."
+    )
+    stream: bool = Field(default=False, description="Whether delta replies are wanted before the final one.")
+    deadline_s: float | None = Field(
+        default=None,
+        gt=0,
+        le=86_400,
+        description="Seconds that the agent may take, all attempts together; never more than the consumer's limit.",
+    )
+
+    @classmethod
+    def decode(
+        cls,
+        body: bytes,
+        *,
+        message_id: str | None = None,
+        content_type: str | None = None,
+        max_text_bytes: int = MAX_TEXT_BYTES,
+    ) -> Self:
+        """Read a turn from a message.
+
+        Parameters:
+            body: the raw bytes.
+            message_id: the AMQP property, which names the turn where the body has no ``id``.
+            content_type: the AMQP property; absent is taken as JSON.
+            max_text_bytes: limit of ``text`` in bytes of UTF-8. A body may have eight times that, since JSON
+                escapes one byte with up to six, and the other fields need room.
+
+        Raises:
+            InvalidTurn: with a reason that a person understands.
+        """
+        fields = _json_object(body, content_type, max_body_bytes=8 * max_text_bytes)
+        if fields.get("id") is None and message_id:
+            fields["id"] = message_id
+        try:
+            turn = cls.model_validate(fields)
+        except ValidationError as error:
+            raise InvalidTurn("invalid-field", _explain(error)) from None
+        size = len(turn.text) if turn.text.isascii() else len(turn.text.encode())
+        if size > max_text_bytes:
+            raise InvalidTurn(
+                "text-too-long", f"text: has {size} bytes of UTF-8, at most {max_text_bytes} are accepted"
+            )
+        return turn
+
+
+class ToolCallBody(WireModel):
+    """A tool that the agent called, as a reply carries it."""
+
+    id: str
+    name: str
+    arguments: dict[str, JsonValue] = Field(default_factory=dict)
+
+
+class OutboundReply(WireModel):
+    """One reply to a turn.
+
+    The id is a function of the turn's (``<turn id>:<n>``), so a repeat can be recognised anywhere. ``n`` is 0 for
+    the reply that ends the turn, and counts how often the turn was replayed from the dead letters.
+    Deltas are ``<turn id>:<n>.<attempt>.<index>``.
+    """
+
+    id: str = Field(description="Names the reply for good; equal for every repeat of it.")
+    turn_id: str = Field(description="The turn that this answers.")
+    session_id: str = Field(description="The session of that turn; empty where a dead turn had none that could be read.")
+    seq: int = Field(
+        ge=0,
+        description="Counts the session's final replies from 1. A delta has that of the final reply to come, an error 0.",
+    )
+    kind: ReplyKind = Field(description="final ends a turn, delta is a piece of a streamed one, error says it failed.")
+    text: str
+    tool_calls: tuple[ToolCallBody, ...] = Field(default=(), strict=False)
+    channel: str = Field(default="default", description="The turn's.")
+    address: Json = Field(default=None, description="The turn's, untouched.")
+    metadata: JsonObject = Field(default_factory=dict, description="The turn's, and what the agent added.")
+    created_at: Annotated[datetime, Field(strict=False)] = Field(default_factory=lambda: datetime.now(UTC))
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """Read a reply from a message.
+
+        Raises:
+            ValueError: the body is no reply.
+        """
+        return cls.model_validate(from_json(body))
+
+
+class Origin(WireModel):
+    """Where a dead turn came from."""
+
+    queue: str
+    partition: int | None = None
+    consumer: str = ""
+
+
+class DeadTurn(WireModel):
+    """A turn that could not be answered, kept with its reason so that it can be read and replayed.
+
+    ``body`` is the message as it came, ``body_base64`` the same where it is not UTF-8: nothing is lost on bad input.
+    """
+
+    reason: str = Field(description="A stable slug: not-json, invalid-field, agent-failed, timeout, poison, …")
+    error: str = Field(description="A sentence for people: what was wrong and what to do.")
+    trace: str | None = Field(default=None, description="The traceback's frames and exception types, without values.")
+    attempts: int = Field(default=0, ge=0, description="How often the agent was started on it.")
+    turn_id: str | None = None
+    session_id: str | None = None
+    channel: str | None = None
+    body: str | None = None
+    body_base64: str | None = None
+    message_id: str | None = None
+    content_type: str | None = None
+    reply_to: str | None = None
+    headers: dict[str, JsonValue] = Field(default_factory=dict)
+    origin: Origin
+    died_at: Annotated[datetime, Field(strict=False)] = Field(default_factory=lambda: datetime.now(UTC))
+
+    @classmethod
+    def decode(cls, body: bytes) -> Self:
+        """Read a dead turn from a message.
+
+        Raises:
+            ValueError: the body is no dead turn.
+        """
+        return cls.model_validate(from_json(body))
+
+
+def salvage(body: bytes, *, message_id: str | None = None) -> dict[str, Any]:
+    """Those fields of an unreadable turn that are valid by themselves, to tell its sender that it failed.
+
+    Returns:
+        A dict with any of ``id``, ``session_id``, ``channel``, ``address``; empty where nothing can be read.
+    """
+    try:
+        fields = _json_object(body, None, max_body_bytes=8 * MAX_TEXT_BYTES)
+    except InvalidTurn:
+        return {"id": message_id} if message_id else {}
+    found: dict[str, Any] = {}
+    for name in ("id", "session_id", "channel", "address"):
+        value = fields.get(name) or (message_id if name == "id" else None)
+        if value is None:
+            continue
+        probe = {"session_id": "-", "text": "", name: value}
+        try:
+            found[name] = getattr(InboundTurn.model_validate(probe), name)
+        except ValidationError:
+            continue
+    return found
+
+
+def _json_object(body: bytes, content_type: str | None, *, max_body_bytes: int) -> dict[str, Any]:
+    if content_type and content_type.split(";", 1)[0].strip().lower() != "application/json":
+        raise InvalidTurn("content-type", f"content type: is {content_type[:80]!r}, only application/json is accepted")
+    if not body:
+        raise InvalidTurn("empty-body", "body: is empty, a JSON object with session_id and text is expected")
+    if len(body) > max_body_bytes:
+        raise InvalidTurn("body-too-large", f"body: has {len(body)} bytes, at most {max_body_bytes} are accepted")
+    try:
+        fields = from_json(body, allow_inf_nan=False)
+    except ValueError as error:
+        raise InvalidTurn("not-json", f"body: is not JSON in UTF-8 ({error})") from None
+    if not isinstance(fields, dict):
+        raise InvalidTurn("not-json", f"body: is a JSON {type(fields).__name__}, an object is expected")
+    return cast("dict[str, Any]", fields)
+
+
+def _explain(error: ValidationError) -> str:
+    """What is wrong with each field, with the value cut short; never the whole body."""
+    problems = []
+    for problem in error.errors(include_url=False)[:5]:
+        name = ".".join(str(part) for part in problem["loc"][:3]) or "body"
+        message = problem["msg"].removeprefix("Value error, ")
+        problems.append(
+            f"{name}: is missing"
+            if problem["type"] == "missing"
+            else f"{name}: {message}, got {_shorten(problem.get('input'))}"
+        )
+    return "; ".join(problems)
+
+
+def _shorten(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "an object"
+    if isinstance(value, list):
+        return "an array"
+    text = repr(value[:41] if isinstance(value, str) else value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,0 +1,115 @@
+"""SessionLease: a session taken up by this process, locked and loaded, until it is saved or given back."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Protocol, runtime_checkable
+
+from sdqueue.sessions.locks.lock import LockBackend
+from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.stores.store import SessionStore, TurnCounter
+
+
+class SessionLease(Protocol):
+    """A session held by this process."""
+
+    record: SessionRecord | None
+    """What is stored; ``None`` where there is nothing, or where ``unchanged``."""
+    unchanged: bool
+    """Whether the store still has the version that the caller knows."""
+    begun: int
+    """How often the turn named at the start was begun without an end, this time included; 0 where none was named."""
+
+    async def save(self, record: SessionRecord) -> None:
+        """Store the record, at most once a lease; it may release the lock at once.
+
+        Raises:
+            VersionConflict, LockLost, StoreUnavailable, RecordError: see :meth:`SessionStore.save`.
+        """
+        ...
+
+
+class Leasing(Protocol):
+    """A way to take sessions up."""
+
+    def lease(
+        self, session_id: str, *, known_version: int = 0, turn_id: str | None = None
+    ) -> AbstractAsyncContextManager[SessionLease]:
+        """Lock and load a session; leaving the block releases it.
+
+        Parameters:
+            session_id: the session.
+            known_version: the version that the caller has in memory; 0 for none.
+            turn_id: count a beginning of this turn. Leaving the block without a save takes it back.
+
+        Raises:
+            LockLost, StoreUnavailable, RecordError: on entry or in the block.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsLeasing(Protocol):
+    """A store that can lock and load in one round trip, together with a lock backend of the same service."""
+
+    def leasing(self, lock_backend: LockBackend) -> Leasing | None:
+        """The joint way, or ``None`` where the two do not belong together."""
+        ...
+
+
+class StoreAndLock:
+    """Leases from any store and any lock, each asked by itself."""
+
+    def __init__(self, store: SessionStore, lock_backend: LockBackend) -> None:
+        self._store = store
+        self._locks = lock_backend
+        self._counter: TurnCounter = store if isinstance(store, TurnCounter) else _ProcessCounter()
+
+    @asynccontextmanager
+    async def lease(
+        self, session_id: str, *, known_version: int = 0, turn_id: str | None = None
+    ) -> AsyncIterator[SessionLease]:
+        """See :class:`Leasing`."""
+        async with self._locks.acquire(session_id):
+            record = await self._store.load(session_id)
+            lease = _Lease(self._store, session_id, record, unchanged=False)
+            if record is not None and known_version and record.version == known_version:
+                lease.record, lease.unchanged = None, True
+            if turn_id is not None:
+                lease.begun = await self._counter.begin(session_id, turn_id)
+            try:
+                yield lease
+            finally:
+                if turn_id is not None and not lease.saved:
+                    await self._counter.rewind(session_id, turn_id)
+
+
+class _Lease:
+    def __init__(self, store: SessionStore, session_id: str, record: SessionRecord | None, *, unchanged: bool) -> None:
+        self._store = store
+        self._session_id = session_id
+        self.record = record
+        self.unchanged = unchanged
+        self.begun = 0
+        self.saved = False
+
+    async def save(self, record: SessionRecord) -> None:
+        await self._store.save(self._session_id, record)
+        self.saved = True
+
+
+class _ProcessCounter:
+    """Stands in for a store that cannot count beginnings."""
+
+    async def begin(self, session_id: str, turn_id: str) -> int:
+        return 1
+
+    async def rewind(self, session_id: str, turn_id: str) -> None:
+        return None
+
+
+def leasing_for(store: SessionStore, lock_backend: LockBackend) -> Leasing:
+    """The best way to take up sessions of this store under this lock."""
+    joint = store.leasing(lock_backend) if isinstance(store, SupportsLeasing) else None
+    return joint or StoreAndLock(store, lock_backend)

@@ -1,0 +1,192 @@
+"""Settings: one object, checked at the start.
+
+Read, first wins: arguments, the environment (``SDQUEUE_…``), ``.env``, and ``sdqueue.toml`` (or the file named by
+``SDQUEUE_CONFIG``) in the current directory.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from sdqueue.brokers.topology import MAX_PARTITIONS
+from sdqueue.errors import ConfigurationError
+from sdqueue.messages import MAX_TEXT_BYTES
+
+BROKER_SCHEMES: Final = ("memory", "sqlite", "amqp", "amqps")
+STORE_SCHEMES: Final = (
+    "memory", "null", "file", "sqlite", "redis", "rediss", "redis+cluster", "rediss+cluster",
+    "redis+sentinel", "rediss+sentinel",
+)  # fmt: skip
+LOCK_SCHEMES: Final = tuple(s for s in STORE_SCHEMES if s not in ("null", "sqlite"))
+
+
+class Settings(BaseSettings):
+    """Everything that can be configured. Each field is also an environment variable with the prefix ``SDQUEUE_``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SDQUEUE_", env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True,
+        env_ignore_empty=True,
+    )  # fmt: skip
+
+    broker_url: str = Field(
+        default="sqlite:///.sdqueue/broker.db",
+        description="Where turns and replies travel: amqp://, amqps://, sqlite:///path.db or memory://.",
+    )
+    store_url: str = Field(
+        default="sqlite:///.sdqueue/sessions.db",
+        description="Where sessions live: redis://, rediss://, redis+cluster://, redis+sentinel://, sqlite:///path.db, "
+        "file:///dir, memory:// or null:// (nothing is kept).",
+    )
+    lock_url: str = Field(
+        default="",
+        description="What serialises a session: redis://…, file:///dir or memory://. Default: what fits the store.",
+    )
+    agent: str = Field(
+        default="",
+        description="The agent, package.module:factory. Default: a built-in one that remembers what it was told.",
+    )
+    namespace: str = Field(default="sdqueue", description="Prefix of every queue, exchange and key.")
+    partitions: int = Field(
+        default=64, ge=1, le=MAX_PARTITIONS, description="Queues that the turns are spread over; the same everywhere."
+    )
+    concurrency: int = Field(default=512, ge=1, le=100_000, description="Turns that one consumer process runs at once.")
+    prefetch: int = Field(
+        default=200, ge=1, le=2000, description="Unacknowledged turns a partition; the same in all consumers."
+    )
+    max_sessions: int = Field(default=1000, ge=0, description="Sessions that a consumer keeps in memory between turns.")
+    lock_ttl_s: float = Field(
+        default=30.0, ge=1, le=3600, description="Seconds after which a lock that is not renewed may be taken."
+    )
+    turn_timeout_s: float = Field(
+        default=120.0, gt=0, le=1500, description="Seconds that an agent may take for a turn, all attempts together."
+    )
+    max_attempts: int = Field(default=4, ge=1, le=100, description="Starts of the agent for a turn that fails passingly.")
+    grace_s: float = Field(default=30.0, ge=0, description="Seconds that running turns get at a shutdown.")
+    double_texting: Literal["enqueue"] = Field(
+        default="enqueue", description="What a turn does that arrives while another of its session runs: wait."
+    )
+    max_text_bytes: int = Field(
+        default=MAX_TEXT_BYTES, ge=1, le=16 * 1024 * 1024, description="Longest text of a turn, in bytes of UTF-8."
+    )
+    session_ttl_s: float = Field(
+        default=30 * 24 * 3600.0, ge=60, description="Seconds after its last save that Redis keeps a session."
+    )
+    kept_replies: int = Field(default=64, ge=1, description="Last turns of a session whose replies are remembered.")
+    kept_ids_s: float = Field(
+        default=24 * 3600.0, ge=0, description="Seconds that turn ids are remembered, to drop what platforms redeliver."
+    )
+    metrics_port: int = Field(default=0, ge=0, le=65535, description="Serve Prometheus metrics here; 0: do not.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
+    log_format: Literal["text", "json"] = Field(default="text", description="How it is logged.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments, environment, ``.env``, TOML."""
+        path = Path(os.environ.get("SDQUEUE_CONFIG", "sdqueue.toml"))
+        return init_settings, env_settings, dotenv_settings, TomlConfigSettingsSource(settings_cls, path)
+
+    @classmethod
+    def load(cls, **given: Any) -> Self:
+        """Read the settings; arguments that are ``None`` are as if not given.
+
+        Raises:
+            ConfigurationError: a value is wrong; the message names every wrong one.
+        """
+        config = os.environ.get("SDQUEUE_CONFIG")
+        if config and not Path(config).is_file():
+            raise ConfigurationError(f"SDQUEUE_CONFIG names {config!r}, which is no file")
+        try:
+            return cls(**{name: value for name, value in given.items() if value is not None})
+        except ValidationError as error:
+            problems = "\n".join(
+                f"  SDQUEUE_{'_'.join(str(p) for p in e['loc']).upper()}: "
+                f"{e['msg'].removeprefix('Value error, ')}, got {_shown(e.get('input'))}"
+                for e in error.errors(include_url=False)
+            )
+            raise ConfigurationError(f"wrong settings:\n{problems}") from None
+
+    @field_validator("broker_url")
+    @classmethod
+    def _broker_scheme(cls, url: str) -> str:
+        return _check_url(url, BROKER_SCHEMES)
+
+    @field_validator("store_url")
+    @classmethod
+    def _store_scheme(cls, url: str) -> str:
+        return _check_url(url, STORE_SCHEMES)
+
+    @field_validator("lock_url")
+    @classmethod
+    def _lock_scheme(cls, url: str) -> str:
+        return url and _check_url(url, LOCK_SCHEMES)
+
+    @field_validator("namespace")
+    @classmethod
+    def _namespace_form(cls, namespace: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", namespace):
+            raise ValueError("must be 1 to 100 letters, digits, dots, dashes or underscores, with a letter or digit first")
+        return namespace
+
+    @field_validator("agent")
+    @classmethod
+    def _agent_form(cls, agent: str) -> str:
+        if agent and not re.fullmatch(r"[\w.]+:[\w.]+", agent):
+            raise ValueError("must have the form package.module:factory")
+        return agent
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        if self.store_url.startswith("memory:") and not self.broker_url.startswith("memory:"):
+            raise ValueError(
+                f"SDQUEUE_STORE_URL is {self.store_url}, which ends with its process, but the broker outlives it: "
+                "acknowledged turns would be forgotten; use sqlite:/// or redis://"
+            )
+        return self
+
+    def masked(self) -> dict[str, Any]:
+        """All values by name, with the passwords in URLs replaced by ``***``."""
+        return {name: mask(value) if name.endswith("_url") else value for name, value in self.model_dump().items()}
+
+
+def mask(url: str) -> str:
+    """A URL with its password replaced by ``***``."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    user, _, host = parts.netloc.rpartition("@")
+    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+
+
+def _check_url(url: str, schemes: tuple[str, ...]) -> str:
+    scheme, colon, rest = url.partition("://")
+    if not colon or scheme not in schemes:
+        raise ValueError(f"must start with one of {', '.join(s + '://' for s in schemes)}")
+    if scheme in ("sqlite", "file") and not rest.removeprefix("/"):
+        raise ValueError(f"needs a path, such as {scheme}:///data/sdqueue{'.db' if scheme == 'sqlite' else ''}")
+    return url
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "this combination"
+    return repr(mask(value)) if isinstance(value, str) and "://" in value else repr(value)

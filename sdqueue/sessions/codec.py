@@ -1,10 +1,16 @@
-"""Session records as JSON: readable, stamped with a schema version, never pickled."""
+"""Session records as JSON: readable, stamped with a schema version, never pickled.
+
+What comes back is what JSON can say: keys are strings, tuples are lists, objects with ``model_dump`` are dicts.
+Everything else that JSON cannot hold is refused when it is written. Text may hold lone surrogates.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 from sdqueue.agents import ChatContext, ChatMessage, FlowState
@@ -13,7 +19,20 @@ from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.ring import TurnOutcome, TurnRing
 
 SCHEMA: Final = 1
-"""Version of the stored form. A reader refuses what is newer; what is older it must always be able to read."""
+"""Version of the stored form. A reader refuses what is newer; what is older it must always read."""
+
+_NUMBER: Final = (int, float)
+_HEAD_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "version": (int,),
+    "created_at": _NUMBER,
+    "last_turn_at": _NUMBER,
+    "seq": (int,),
+    "metadata": (dict,),
+}
+_FLOW_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    f.name: (str,) if f.name == "current_node_id" else (list,) if f.name == "transition_log" else (dict,)
+    for f in dataclasses.fields(FlowState)
+}
 
 
 def encode(record: SessionRecord) -> str:
@@ -24,7 +43,10 @@ def encode(record: SessionRecord) -> str:
     """
     return _dumps(
         _head(record)
-        | {"chat_ctx": [_message(m) for m in record.chat_ctx.items], "turns": [_outcome(o) for o in record.turns]}
+        | {
+            "chat_ctx": [_message(m) for m in record.chat_ctx.items],
+            "turns": [_outcome(o) for o in record.turns],
+        }
     )
 
 
@@ -35,11 +57,9 @@ def decode(text: str | bytes) -> SessionRecord:
         RecordTooNew: a newer release wrote it.
         RecordCorrupt: it is no record.
     """
-    fields = _loads(text)
-    try:
+    fields = _open(text)
+    with _damage():
         return _record(fields, fields["chat_ctx"], fields["turns"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise RecordCorrupt(f"the stored session record is damaged: {type(error).__name__} at {error}") from error
 
 
 def encode_head(record: SessionRecord) -> str:
@@ -54,32 +74,48 @@ def encode_head(record: SessionRecord) -> str:
 
 
 def encode_message(message: ChatMessage) -> str:
-    """One message of the conversation."""
+    """One message of the conversation.
+
+    Raises:
+        RecordError: it holds something that JSON cannot.
+    """
     return _dumps(_message(message))
 
 
 def encode_outcome(outcome: TurnOutcome) -> str:
-    """One outcome of a turn."""
+    """One outcome of a turn.
+
+    Raises:
+        RecordError: it holds something that JSON cannot.
+    """
     return _dumps(_outcome(outcome))
 
 
-def decode_parts(head: str | bytes, messages: Iterable[str | bytes], outcomes: Iterable[str | bytes]) -> SessionRecord:
+def decode_parts(
+    head: str | bytes, messages: Iterable[str | bytes], outcomes: Iterable[str | bytes]
+) -> SessionRecord:
     """The record of :func:`encode_head`, :func:`encode_message` and :func:`encode_outcome`, marked as stored.
 
     Raises:
         RecordTooNew: a newer release wrote it.
         RecordCorrupt: it is no record.
     """
-    fields = _loads(head)
+    fields = _open(head)
+    with _damage():
+        return _record(fields, _load_all(list(messages)), _load_all(list(outcomes)))
+
+
+@contextmanager
+def naming(session_id: str) -> Iterator[None]:
+    """Say in every :class:`~sdqueue.errors.RecordError` of the block which session it is about."""
     try:
-        return _record(fields, map(json.loads, messages), map(json.loads, outcomes))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise RecordCorrupt(f"the stored session record is damaged: {type(error).__name__} at {error}") from error
+        yield
+    except RecordError as error:
+        raise type(error)(f"session {session_id!r}: {error}") from error
 
 
 def _head(record: SessionRecord) -> dict[str, Any]:
-    flow = record.flow_state
-    return {
+    head = {
         "schema": SCHEMA,
         "version": record.version,
         "created_at": record.created_at,
@@ -87,15 +123,29 @@ def _head(record: SessionRecord) -> dict[str, Any]:
         "seq": record.seq,
         "metadata": record.metadata,
         "agent_state": record.agent_state,
-        "flow_state": None if flow is None else {f: getattr(flow, f) for f in _FLOW_FIELDS},
+        "flow_state": None,
     }
+    # What is written here must be readable again, so the same types are demanded in both directions.
+    wrong = _wrong(head, _HEAD_TYPES)
+    flow = record.flow_state
+    if flow is not None:
+        head["flow_state"] = fields = {name: getattr(flow, name, None) for name in _FLOW_TYPES}
+        wrong = wrong or _wrong(fields, _FLOW_TYPES)
+    if wrong:
+        raise RecordError(f"the session record cannot be saved: {wrong}")
+    return head
 
 
-_FLOW_FIELDS: Final = tuple(f.name for f in dataclasses.fields(FlowState))
-
-
-def _message(message: ChatMessage) -> dict[str, str]:
-    return {"role": message.role, "content": message.content}
+def _message(message: ChatMessage) -> dict[str, Any]:
+    try:
+        role, content = message.role, message.content
+    except AttributeError as error:
+        raise RecordError(
+            f"a {type(message).__name__} in chat_ctx is no message: {error}; use ChatMessage(role, content)"
+        ) from error
+    if not isinstance(role, str):
+        raise RecordError(f"the role of a message is a {type(role).__name__}; use a string such as 'user'")
+    return {"role": role, "content": content}
 
 
 def _outcome(outcome: TurnOutcome) -> dict[str, Any]:
@@ -106,57 +156,139 @@ def _outcome(outcome: TurnOutcome) -> dict[str, Any]:
         fields["state"] = outcome.state
     if outcome.by is not None:
         fields["by"] = outcome.by
+    if wrong := _wrong_outcome(fields):
+        raise RecordError(f"the outcome of a turn cannot be saved: {wrong}")
     return fields
 
 
-def _record(fields: dict[str, Any], messages: Iterable[dict[str, Any]], turns: Iterable[dict[str, Any]]) -> SessionRecord:
-    ring = TurnRing()
-    for turn in turns:
-        if turn.get("replies") is None:
-            ring.ids[turn["id"]] = turn["at"]
-        else:
-            ring.outcomes[turn["id"]] = TurnOutcome(
-                turn["id"], turn["at"], tuple(turn["replies"]), turn.get("state", "completed"), turn.get("by")
-            )
+def _record(fields: dict[str, Any], messages: Sequence[Any], turns: Sequence[Any]) -> SessionRecord:
+    """The record of decoded JSON; damage raises TypeError, ValueError, KeyError or AttributeError."""
     flow = fields["flow_state"]
+    wrong = _wrong(fields, _HEAD_TYPES)
+    if flow is not None:
+        if not isinstance(flow, dict):
+            raise TypeError("flow_state is not an object")
+        flow = {name: flow[name] for name in _FLOW_TYPES if name in flow}
+        wrong = wrong or _wrong(flow, {name: _FLOW_TYPES[name] for name in flow})
+    if wrong:
+        raise TypeError(wrong)
+    if not isinstance(messages, list) or not isinstance(turns, list):
+        raise TypeError("chat_ctx and turns are not both lists")
     record = SessionRecord(
-        chat_ctx=ChatContext([ChatMessage(m["role"], m["content"]) for m in messages]),
-        flow_state=None if flow is None else FlowState(**{f: flow[f] for f in _FLOW_FIELDS if f in flow}),
+        chat_ctx=ChatContext([_chat_message(m) for m in messages]),
+        flow_state=None if flow is None else FlowState(**flow),
         version=fields["version"],
         created_at=fields["created_at"],
         last_turn_at=fields["last_turn_at"],
         metadata=fields["metadata"],
         agent_state=fields["agent_state"],
-        turns=ring,
+        turns=_ring(turns),
         seq=fields["seq"],
     )
     record.mark_stored()
     return record
 
 
+def _chat_message(fields: Any) -> ChatMessage:
+    role = fields["role"]
+    if type(role) is not str:
+        raise TypeError("the role of a message is not a string")
+    return ChatMessage(role, fields["content"])  # type: ignore[arg-type]  # a role of a newer release is kept
+
+
+def _ring(turns: list[Any]) -> TurnRing:
+    ring = TurnRing()
+    for turn in turns:
+        if wrong := _wrong_outcome(turn):
+            raise TypeError(wrong)
+        if turn.get("replies") is None:
+            ring.ids[turn["id"]] = turn["at"]
+        else:
+            ring.outcomes[turn["id"]] = TurnOutcome(
+                turn["id"], turn["at"], tuple(turn["replies"]), turn.get("state", "completed"), turn.get("by")
+            )
+    return ring
+
+
+def _wrong(fields: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> str | None:
+    """Which field has not one of its types, if any. Never names a value: records are private."""
+    for name, allowed in types.items():
+        value = fields[name]
+        if not isinstance(value, allowed) or isinstance(value, bool):
+            return f"{name} is a {type(value).__name__}, not a {allowed[-1].__name__}"
+    return None
+
+
+def _wrong_outcome(fields: Mapping[str, Any]) -> str | None:
+    wrong = _wrong(fields, {"id": (str,), "at": _NUMBER})
+    if wrong is None:
+        replies = fields.get("replies")
+        if replies is not None and not (
+            isinstance(replies, (list, tuple)) and all(isinstance(reply, str) for reply in replies)
+        ):
+            wrong = "replies are not JSON texts"
+        elif not isinstance(fields.get("state", ""), str) or not isinstance(fields.get("by", ""), str):
+            wrong = "state and by are not strings"
+    return wrong
+
+
 def _dumps(value: Any) -> str:
     try:
         return json.dumps(value, allow_nan=False, separators=(",", ":"), default=_jsonable)
-    except (TypeError, ValueError, RecursionError) as error:
+    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
+        # RuntimeError: nested too deeply, or changed by another thread meanwhile.
         raise RecordError(
-            f"the session record holds something that JSON cannot: {error}; keep only JSON values in metadata, "
-            "flow_state and what dump_state returns"
+            f"the session record holds something that JSON cannot: {error}; keep only JSON values in "
+            "metadata, flow_state and what dump_state returns"
         ) from error
 
 
 def _jsonable(value: Any) -> Any:
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__name__} {str(value)[:60]!r}")
+    raise TypeError(f"a {type(value).__name__}")
 
 
-def _loads(text: str | bytes) -> dict[str, Any]:
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no JSON")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError("a number is too large")
+    return value
+
+
+_JSON: Final = json.JSONDecoder(parse_constant=_refuse, parse_float=_finite)
+
+
+def _load(text: str | bytes) -> Any:
+    return _JSON.decode(text.decode() if isinstance(text, bytes) else text)
+
+
+def _load_all(parts: list[Any]) -> list[Any]:
+    """Many JSON texts, parsed as one array: several times faster than one by one."""
+    if not parts:
+        return []
+    if isinstance(parts[0], bytes):
+        values = _load(b"[" + b",".join(parts) + b"]")
+    else:
+        values = _load("[" + ",".join(parts) + "]")
+    if len(values) != len(parts):
+        raise ValueError("a part is not one JSON value")
+    result: list[Any] = values
+    return result
+
+
+def _open(text: str | bytes) -> dict[str, Any]:
+    """The fields of a head, of a schema that this release reads."""
     try:
-        fields = json.loads(text)
-    except ValueError as error:
+        fields = _load(text)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RecordCorrupt(f"the stored session record is not JSON: {error}") from error
     schema = fields.get("schema") if isinstance(fields, dict) else None
-    if not isinstance(schema, int):
+    if type(schema) is not int or schema < 1:
         raise RecordCorrupt("the stored session record has no schema version; something else wrote it")
     if schema > SCHEMA:
         raise RecordTooNew(
@@ -164,3 +296,13 @@ def _loads(text: str | bytes) -> dict[str, Any]:
         )
     result: dict[str, Any] = fields
     return result
+
+
+@contextmanager
+def _damage() -> Iterator[None]:
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
+        raise RecordCorrupt(
+            f"the stored session record is damaged: {type(error).__name__}: {error}"
+        ) from error

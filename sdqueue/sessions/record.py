@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from sdqueue.agents import ChatContext, FlowState
+from sdqueue.agents import ChatContext, ChatMessage, FlowState
+from sdqueue.errors import RecordError
 from sdqueue.sessions.ring import TurnRing
 
 
@@ -50,7 +51,54 @@ class SessionRecord:
     seq: int = 0
     stored: Stored = field(default=Stored(), compare=False, repr=False)
 
-    def mark_stored(self) -> None:
-        """Say that the store now holds exactly this; called by stores after a load and after a save."""
-        self.stored = Stored(self.version, len(self.chat_ctx.items))
-        self.turns.fresh.clear()
+    def mark_stored(self, *, items: int | None = None, fresh: int | None = None) -> None:
+        """Say that the store now holds this; called by stores after a load and after a save.
+
+        Parameters:
+            items: that many messages were written; default: all.
+            fresh: that many of ``turns.fresh`` were written; default: all. A record that grew while it was
+                being saved is then known to hold more than the store.
+        """
+        self.stored = Stored(self.version, len(self.chat_ctx.items) if items is None else items)
+        self.turns.known = True
+        del self.turns.fresh[:fresh]
+
+
+def as_record(foreign: Any, base: SessionRecord | None) -> SessionRecord:
+    """A record of superdialog's own worker as one of ours, to be saved in place of ``base``.
+
+    Such a record has no version to compare and knows neither ``turns`` nor ``agent_state``; these and
+    ``created_at`` stay what they are in the store.
+
+    Parameters:
+        foreign: has ``chat_ctx``, ``flow_state``, ``created_at``, ``last_turn_at`` and ``metadata``.
+        base: what the store has now, as it was loaded; ``None`` where there is nothing.
+
+    Raises:
+        RecordError: it is nothing of that kind.
+    """
+    try:
+        items = [ChatMessage(m.role, m.content) for m in foreign.chat_ctx.items]
+        flow = foreign.flow_state
+        if flow is not None:
+            flow = FlowState(**{f.name: getattr(flow, f.name) for f in fields(FlowState)})
+        created_at, last_turn_at, metadata = foreign.created_at, foreign.last_turn_at, foreign.metadata
+    except AttributeError as error:
+        raise RecordError(
+            f"a {type(foreign).__name__} is no session record: {error}; save a SessionRecord"
+        ) from error
+    if base is None:
+        base = SessionRecord(created_at=created_at)
+    same = 0
+    for ours, theirs in zip(base.chat_ctx.items[: base.stored.items], items, strict=False):
+        if ours != theirs:
+            break
+        same += 1
+    return replace(
+        base,
+        chat_ctx=ChatContext(items),
+        flow_state=flow,
+        last_turn_at=last_turn_at,
+        metadata=metadata,
+        stored=Stored(base.stored.version, same),
+    )

@@ -1,9 +1,9 @@
-"""TurnRing: what a session remembers of its past turns, so that a repeated one is answered and not run again."""
+"""TurnRing: what a session remembers of its past turns, so that a repeated one does not run again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 TurnState = Literal["completed", "dead", "superseded"]
@@ -34,7 +34,8 @@ class Retention:
 
     Parameters:
         replies: the last so many turns keep their replies (64 by design).
-        ids_s: ids are kept for at least so many seconds. The default of 24 hours is how late platforms redeliver.
+        ids_s: ids are kept for at least so many seconds. The default of 24 hours is how late platforms
+            redeliver.
     """
 
     replies: int = 64
@@ -49,6 +50,8 @@ class TurnRing:
     ids: dict[str, float] = field(default_factory=dict)
     fresh: list[TurnOutcome] = field(default_factory=list, compare=False, repr=False)
     """Outcomes added since the record was loaded or saved: what a store has still to write."""
+    known: bool = field(default=False, compare=False, repr=False)
+    """Whether the store holds everything but ``fresh``. A ring made by hand is not known, and written whole."""
 
     def get(self, turn_id: str) -> TurnOutcome | None:
         """How this turn ended, or ``None`` where it is not known to have ended."""
@@ -58,7 +61,14 @@ class TurnRing:
         return outcome
 
     def add(self, outcome: TurnOutcome, retention: Retention) -> None:
-        """Remember an outcome, and forget what is past its retention. A second outcome of a turn replaces the first."""
+        """Remember an outcome, and forget what is past its retention.
+
+        A second outcome of a turn replaces the first.
+        """
+        if outcome.replies is None:
+            # Without replies it could not be told from a bare id when it is read again: its state would be
+            # lost.
+            outcome = replace(outcome, replies=())
         self.outcomes.pop(outcome.turn_id, None)
         self.ids.pop(outcome.turn_id, None)
         self.outcomes[outcome.turn_id] = outcome
@@ -67,12 +77,15 @@ class TurnRing:
             oldest = next(iter(self.outcomes))
             self.ids[oldest] = self.outcomes.pop(oldest).at
         horizon = outcome.at - retention.ids_s
-        while self.ids and (oldest := next(iter(self.ids))) and self.ids[oldest] < horizon:
+        while self.ids:
+            oldest = next(iter(self.ids))
+            if self.ids[oldest] >= horizon:
+                break
             del self.ids[oldest]
 
     def copy(self) -> TurnRing:
         """An independent ring of the same outcomes."""
-        return TurnRing(dict(self.outcomes), dict(self.ids), list(self.fresh))
+        return TurnRing(dict(self.outcomes), dict(self.ids), list(self.fresh), self.known)
 
     def __iter__(self) -> Iterator[TurnOutcome]:
         """All that is remembered, oldest first."""

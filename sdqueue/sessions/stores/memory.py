@@ -1,0 +1,112 @@
+"""InMemorySessionStore: sessions that live as long as the process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sdqueue.agents import ChatContext, ChatMessage
+from sdqueue.errors import VersionConflict
+from sdqueue.sessions import codec
+from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.ring import TurnRing
+from sdqueue.sessions.stores.foreign import save_foreign
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A session at rest: JSON for what can change, shared values for what is frozen."""
+
+    version: int
+    head: str
+    items: list[ChatMessage]
+    turns: TurnRing
+
+
+class InMemorySessionStore:
+    """Keeps sessions in this process's memory. Nothing that it hands out or takes in stays connected with it.
+
+    A record that other stores could not write as JSON is refused here too.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[str, _Kept] = {}
+        self._begun: dict[str, dict[str, int]] = {}
+
+    async def load(self, session_id: str) -> SessionRecord | None:
+        """See :meth:`SessionStore.load <sdqueue.sessions.stores.store.SessionStore.load>`."""
+        kept = self._kept.get(session_id)
+        if kept is None:
+            return None
+        with codec.naming(session_id):
+            record = codec.decode_parts(kept.head, (), ())
+        record.chat_ctx = ChatContext(list(kept.items))
+        record.turns = kept.turns.copy()
+        record.mark_stored()
+        return record
+
+    async def save(self, session_id: str, record: SessionRecord) -> None:
+        """See :meth:`SessionStore.save <sdqueue.sessions.stores.store.SessionStore.save>`."""
+        if not isinstance(record, SessionRecord):
+            await save_foreign(self, session_id, record)
+            return
+        kept = self._kept.get(session_id)
+        found = None if kept is None else kept.version
+        if (found or 0) != record.stored.version:
+            raise VersionConflict(session_id, expected=record.stored.version, found=found)
+        version = record.stored.version + 1
+        items = record.chat_ctx.items
+        old = (
+            kept.items[: record.stored.items]
+            if kept is not None and record.stored.items <= len(items)
+            else []
+        )
+        with codec.naming(session_id):
+            head = codec.encode_head(replace(record, version=version))
+            new = [_frozen(message) for message in items[len(old) :]]
+            for outcome in record.turns.fresh if record.turns.known else record.turns:
+                codec.encode_outcome(outcome)
+        record.version = version
+        self._clear_begun(session_id, [outcome.turn_id for outcome in record.turns.fresh])
+        record.mark_stored()
+        self._kept[session_id] = _Kept(version, head, old + new, record.turns.copy())
+
+    async def delete(self, session_id: str) -> None:
+        """Forget the session; nothing happens where there is none."""
+        self._kept.pop(session_id, None)
+        self._begun.pop(session_id, None)
+
+    async def begin(self, session_id: str, turn_id: str) -> int:
+        """Count a beginning of this turn, within the life of the process only."""
+        counts = self._begun.setdefault(session_id, {})
+        counts[turn_id] = counts.get(turn_id, 0) + 1
+        return counts[turn_id]
+
+    async def rewind(self, session_id: str, turn_id: str) -> None:
+        """Take one beginning back."""
+        counts = self._begun.get(session_id, {})
+        if counts.get(turn_id, 0) > 1:
+            counts[turn_id] -= 1
+        else:
+            self._clear_begun(session_id, [turn_id])
+
+    async def aclose(self) -> None:
+        """Nothing to close; for the symmetry with other stores."""
+
+    def _clear_begun(self, session_id: str, turn_ids: list[str]) -> None:
+        counts = self._begun.get(session_id)
+        if counts is None:
+            return
+        for turn_id in turn_ids:
+            counts.pop(turn_id, None)
+        if not counts:
+            del self._begun[session_id]
+
+
+def _frozen(message: Any) -> ChatMessage:
+    """The message itself where nothing about it can change, else what JSON makes of it."""
+    if type(message) is ChatMessage and type(message.role) is str and type(message.content) is str:
+        return message
+    fields = json.loads(codec.encode_message(message))
+    return ChatMessage(fields["role"], fields["content"])

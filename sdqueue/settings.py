@@ -1,21 +1,25 @@
 """Settings: one object, checked at the start.
 
-Read, first wins: arguments, the environment (``SDQUEUE_…``), ``.env``, and ``sdqueue.toml`` (or the file named by
-``SDQUEUE_CONFIG``) in the current directory.
+Read, first wins: arguments, the environment (``SDQUEUE_…``), ``.env``, and ``sdqueue.toml`` (or the file
+named by ``SDQUEUE_CONFIG``) in the current directory.
 """
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from tomllib import TOMLDecodeError
 from typing import Any, Final, Literal, Self
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     TomlConfigSettingsSource,
@@ -34,7 +38,7 @@ LOCK_SCHEMES: Final = tuple(s for s in STORE_SCHEMES if s not in ("null", "sqlit
 
 
 class Settings(BaseSettings):
-    """Everything that can be configured. Each field is also an environment variable with the prefix ``SDQUEUE_``."""
+    """Everything that can be configured; each field is an environment variable with prefix ``SDQUEUE_``."""
 
     model_config = SettingsConfigDict(
         env_prefix="SDQUEUE_", env_file=".env", env_file_encoding="utf-8", extra="ignore", frozen=True,
@@ -47,50 +51,79 @@ class Settings(BaseSettings):
     )
     store_url: str = Field(
         default="sqlite:///.sdqueue/sessions.db",
-        description="Where sessions live: redis://, rediss://, redis+cluster://, redis+sentinel://, sqlite:///path.db, "
-        "file:///dir, memory:// or null:// (nothing is kept).",
+        description="Where sessions live: redis://, rediss://, redis+cluster://, redis+sentinel://, "
+        "sqlite:///path.db, file:///dir, memory:// or null:// (nothing is kept).",
     )
     lock_url: str = Field(
         default="",
-        description="What serialises a session: redis://…, file:///dir or memory://. Default: what fits the store.",
+        description="What locks sessions: redis://, file:///dir or memory://. Default: what fits the store.",
     )
     agent: str = Field(
         default="",
-        description="The agent, package.module:factory. Default: a built-in one that remembers what it was told.",
+        description="The agent, package.module:factory. Default: a built-in one that remembers what you say.",
     )
     namespace: str = Field(default="sdqueue", description="Prefix of every queue, exchange and key.")
     partitions: int = Field(
-        default=64, ge=1, le=MAX_PARTITIONS, description="Queues that the turns are spread over; the same everywhere."
+        default=64,
+        ge=1,
+        le=MAX_PARTITIONS,
+        description="Queues that the turns are spread over; the same everywhere.",
     )
-    concurrency: int = Field(default=512, ge=1, le=100_000, description="Turns that one consumer process runs at once.")
+    concurrency: int = Field(
+        default=512, ge=1, le=100_000, description="Turns that one consumer process runs at once."
+    )
     prefetch: int = Field(
         default=200, ge=1, le=2000, description="Unacknowledged turns a partition; the same in all consumers."
     )
-    max_sessions: int = Field(default=1000, ge=0, description="Sessions that a consumer keeps in memory between turns.")
+    max_sessions: int = Field(
+        default=1000, ge=0, description="Sessions that a consumer keeps in memory between turns."
+    )
     lock_ttl_s: float = Field(
-        default=30.0, ge=1, le=3600, description="Seconds after which a lock that is not renewed may be taken."
+        default=30.0,
+        ge=1,
+        le=3600,
+        description="Seconds after which a lock that is not renewed may be taken.",
     )
     turn_timeout_s: float = Field(
-        default=120.0, gt=0, le=1500, description="Seconds that an agent may take for a turn, all attempts together."
+        default=120.0,
+        gt=0,
+        le=1500,
+        description="Seconds that an agent may take for a turn, all attempts together.",
     )
-    max_attempts: int = Field(default=4, ge=1, le=100, description="Starts of the agent for a turn that fails passingly.")
+    max_attempts: int = Field(
+        default=4, ge=1, le=100, description="Starts of the agent for a turn that fails passingly."
+    )
     grace_s: float = Field(default=30.0, ge=0, description="Seconds that running turns get at a shutdown.")
     double_texting: Literal["enqueue"] = Field(
-        default="enqueue", description="What a turn does that arrives while another of its session runs: wait."
+        default="enqueue",
+        description="What a turn does that arrives while another of its session runs: wait.",
     )
     max_text_bytes: int = Field(
-        default=MAX_TEXT_BYTES, ge=1, le=16 * 1024 * 1024, description="Longest text of a turn, in bytes of UTF-8."
+        default=MAX_TEXT_BYTES,
+        ge=1,
+        le=16 * 1024 * 1024,
+        description="Longest text of a turn, in bytes of UTF-8.",
     )
     session_ttl_s: float = Field(
         default=30 * 24 * 3600.0, ge=60, description="Seconds after its last save that Redis keeps a session."
     )
-    kept_replies: int = Field(default=64, ge=1, description="Last turns of a session whose replies are remembered.")
-    kept_ids_s: float = Field(
-        default=24 * 3600.0, ge=0, description="Seconds that turn ids are remembered, to drop what platforms redeliver."
+    kept_replies: int = Field(
+        default=64, ge=1, description="Last turns of a session whose replies are remembered."
     )
-    metrics_port: int = Field(default=0, ge=0, le=65535, description="Serve Prometheus metrics here; 0: do not.")
-    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
+    kept_ids_s: float = Field(
+        default=24 * 3600.0,
+        ge=0,
+        description="Seconds that turn ids are remembered, to drop what platforms redeliver.",
+    )
+    metrics_port: int = Field(
+        default=0, ge=0, le=65535, description="Serve Prometheus metrics here; 0: do not."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="What is logged."
+    )
     log_format: Literal["text", "json"] = Field(default="text", description="How it is logged.")
+
+    _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
     @classmethod
     def settings_customise_sources(
@@ -102,28 +135,73 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Arguments, environment, ``.env``, TOML."""
-        path = Path(os.environ.get("SDQUEUE_CONFIG", "sdqueue.toml"))
-        return init_settings, env_settings, dotenv_settings, TomlConfigSettingsSource(settings_cls, path)
+        return (
+            init_settings,
+            env_settings,
+            dotenv_settings,
+            TomlConfigSettingsSource(settings_cls, _config_path()),
+        )
 
     @classmethod
     def load(cls, **given: Any) -> Self:
         """Read the settings; arguments that are ``None`` are as if not given.
 
         Raises:
-            ConfigurationError: a value is wrong; the message names every wrong one.
+            ConfigurationError: a value is wrong; the message names every wrong one and where it was read. Or
+                a name that is no setting is given, as an argument or in the TOML file.
         """
-        config = os.environ.get("SDQUEUE_CONFIG")
-        if config and not Path(config).is_file():
-            raise ConfigurationError(f"SDQUEUE_CONFIG names {config!r}, which is no file")
+        given = {name: value for name, value in given.items() if value is not None}
+        cls._check_names(given, "given")
+        sources = [
+            (given, "argument"),
+            (EnvSettingsSource(cls)(), "environment"),
+            (DotEnvSettingsSource(cls)(), str(cls.model_config["env_file"])),
+            (cls._read_toml(), _config_path().name),
+        ]
+        origins: dict[str, str] = {}
+        for values, origin in reversed(sources):
+            origins |= {name.lower(): origin for name in values if name.lower() in cls.model_fields}
         try:
-            return cls(**{name: value for name, value in given.items() if value is not None})
+            settings = cls(**given)
         except ValidationError as error:
-            problems = "\n".join(
-                f"  SDQUEUE_{'_'.join(str(p) for p in e['loc']).upper()}: "
-                f"{e['msg'].removeprefix('Value error, ')}, got {_shown(e.get('input'))}"
-                for e in error.errors(include_url=False)
-            )
+            problems = "\n".join(_problem(e, origins) for e in error.errors(include_url=False))
             raise ConfigurationError(f"wrong settings:\n{problems}") from None
+        settings._origins.update(origins)
+        return settings
+
+    @classmethod
+    def _read_toml(cls) -> dict[str, Any]:
+        path = _config_path()
+        if os.environ.get("SDQUEUE_CONFIG") and not path.is_file():
+            raise ConfigurationError(f"SDQUEUE_CONFIG names {str(path)!r}, which is no file")
+        try:
+            values = TomlConfigSettingsSource(cls, path)()
+        except (TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigurationError(f"{path}: is not TOML in UTF-8: {error}") from None
+        cls._check_names(values, f"in {path}")
+        return values
+
+    @classmethod
+    def _check_names(cls, names: Mapping[str, Any], where: str) -> None:
+        unknown = [name for name in names if name not in cls.model_fields]
+        if not unknown:
+            return
+        hints = [
+            f"{name!r}"
+            + (
+                f" (is {close[0]!r} meant?)"
+                if (close := difflib.get_close_matches(name, cls.model_fields))
+                else ""
+            )
+            for name in unknown
+        ]
+        raise ConfigurationError(
+            f"no such setting, {where}: {', '.join(hints)}; `sdqueue settings` lists them all"
+        )
+
+    def origin(self, name: str) -> str:
+        """Where a value was read: ``argument``, ``environment``, ``.env``, the TOML file, or ``default``."""
+        return self._origins.get(name, "default")
 
     @field_validator("broker_url")
     @classmethod
@@ -144,7 +222,9 @@ class Settings(BaseSettings):
     @classmethod
     def _namespace_form(cls, namespace: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", namespace):
-            raise ValueError("must be 1 to 100 letters, digits, dots, dashes or underscores, with a letter or digit first")
+            raise ValueError(
+                "must be 1 to 100 letters, digits, dots, dashes or underscores, with a letter or digit first"
+            )
         return namespace
 
     @field_validator("agent")
@@ -158,35 +238,82 @@ class Settings(BaseSettings):
     def _fits_together(self) -> Self:
         if self.store_url.startswith("memory:") and not self.broker_url.startswith("memory:"):
             raise ValueError(
-                f"SDQUEUE_STORE_URL is {self.store_url}, which ends with its process, but the broker outlives it: "
-                "acknowledged turns would be forgotten; use sqlite:/// or redis://"
+                f"SDQUEUE_STORE_URL is {self.store_url}, which ends with its process, but the broker "
+                f"{mask(self.broker_url)} outlives it: acknowledged turns would be forgotten; "
+                "use sqlite:/// or redis://"
             )
         return self
 
     def masked(self) -> dict[str, Any]:
         """All values by name, with the passwords in URLs replaced by ``***``."""
-        return {name: mask(value) if name.endswith("_url") else value for name, value in self.model_dump().items()}
+        return {
+            name: mask(value) if name.endswith("_url") else value for name, value in self.model_dump().items()
+        }
+
+
+_SECRET: Final = re.compile(r"passw|secret|token", re.IGNORECASE)
+_USERINFO: Final = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
 
 
 def mask(url: str) -> str:
-    """A URL with its password replaced by ``***``."""
-    parts = urlsplit(url)
-    if parts.password is None:
+    """A URL with its passwords, in front of the host or in the query, replaced by ``***``."""
+    url = _USERINFO.sub(r"\1:***@", url)  # not by urlsplit: a password with a slash is still a password
+    base, question, query = url.partition("?")
+    if not question or not _SECRET.search(query):
         return url
-    user, _, host = parts.netloc.rpartition("@")
-    return urlunsplit(parts._replace(netloc=f"{user.partition(':')[0]}:***@{host}"))
+    pairs = [
+        (name, "***" if _SECRET.search(name) else value)
+        for name, value in parse_qsl(query, keep_blank_values=True)
+    ]
+    return f"{base}?{urlencode(pairs, safe='*/:,')}"
 
 
 def _check_url(url: str, schemes: tuple[str, ...]) -> str:
     scheme, colon, rest = url.partition("://")
     if not colon or scheme not in schemes:
         raise ValueError(f"must start with one of {', '.join(s + '://' for s in schemes)}")
-    if scheme in ("sqlite", "file") and not rest.removeprefix("/"):
-        raise ValueError(f"needs a path, such as {scheme}:///data/sdqueue{'.db' if scheme == 'sqlite' else ''}")
+    match scheme:
+        case "memory" | "null":
+            if rest:
+                raise ValueError(f"{scheme}:// takes nothing after it")
+        case "sqlite" | "file":
+            example = {
+                "sqlite": "sqlite:///data/x.db, or sqlite:////var/x.db for an absolute path",
+                "file": "file:///var/x",
+            }
+            if not rest.startswith("/") or not rest.strip("/") or "?" in rest or "#" in rest:
+                raise ValueError(f"needs a path and nothing else: {example[scheme]}")
+        case _:
+            _check_server(url, several=scheme.partition("+")[2] != "")
     return url
 
 
+def _check_server(url: str, *, several: bool) -> None:
+    try:
+        parts = urlsplit(url)
+        port = None if several else parts.port
+    except ValueError:  # its words would show a piece of the password
+        raise ValueError(
+            "is no URL with a port number; special characters of a password are encoded, / as %2F"
+        ) from None
+    if not parts.hostname or port == 0:
+        raise ValueError(f"needs a host, such as {parts.scheme}://localhost")
+
+
+def _config_path() -> Path:
+    return Path(os.environ.get("SDQUEUE_CONFIG") or "sdqueue.toml")
+
+
+def _problem(error: Mapping[str, Any], origins: Mapping[str, str]) -> str:
+    """A wrong value, by the name of its variable, with its source."""
+    message = error["msg"].removeprefix("Value error, ")
+    if not error["loc"]:
+        return f"  {message}"
+    name = str(error["loc"][0])
+    return (
+        f"  SDQUEUE_{name.upper()} ({origins.get(name, 'default')}): {message}, got {_shown(error['input'])}"
+    )
+
+
 def _shown(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "this combination"
-    return repr(mask(value)) if isinstance(value, str) and "://" in value else repr(value)
+    return repr(mask(value)) if isinstance(value, str) else repr(value)

@@ -1,0 +1,16 @@
+"""Brokers: how turns and replies travel. One protocol, :class:`Broker`, and those that come with sdqueue."""
+
+from sdqueue.brokers.broker import Broker, Delivery, Message, OnDelivery, Subscription
+from sdqueue.brokers.memory import MemoryBroker, MemoryServer
+from sdqueue.brokers.topology import Topology
+
+__all__ = [
+    "Broker",
+    "Delivery",
+    "MemoryBroker",
+    "MemoryServer",
+    "Message",
+    "OnDelivery",
+    "Subscription",
+    "Topology",
+]

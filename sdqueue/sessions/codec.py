@@ -1,6 +1,6 @@
 """Session records as JSON: readable, stamped with a schema version, never pickled.
 
-What comes back is what JSON can say: keys are strings, tuples are lists, objects with ``model_dump`` are dicts.
+What comes back is what JSON can say: keys are strings, tuples lists, and objects with ``model_dump`` dicts.
 Everything else that JSON cannot hold is refused when it is written. Text may hold lone surrogates.
 """
 
@@ -91,9 +91,7 @@ def encode_outcome(outcome: TurnOutcome) -> str:
     return _dumps(_outcome(outcome))
 
 
-def decode_parts(
-    head: str | bytes, messages: Iterable[str | bytes], outcomes: Iterable[str | bytes]
-) -> SessionRecord:
+def decode_parts(head: str | bytes, messages: Iterable[str | bytes], outcomes: Iterable[str | bytes]) -> SessionRecord:
     """The record of :func:`encode_head`, :func:`encode_message` and :func:`encode_outcome`, marked as stored.
 
     Raises:
@@ -303,6 +301,4 @@ def _damage() -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise RecordCorrupt(
-            f"the stored session record is damaged: {type(error).__name__}: {error}"
-        ) from error
+        raise RecordCorrupt(f"the stored session record is damaged: {type(error).__name__}: {error}") from error

@@ -84,9 +84,7 @@ def as_record(foreign: Any, base: SessionRecord | None) -> SessionRecord:
             flow = FlowState(**{f.name: getattr(flow, f.name) for f in fields(FlowState)})
         created_at, last_turn_at, metadata = foreign.created_at, foreign.last_turn_at, foreign.metadata
     except AttributeError as error:
-        raise RecordError(
-            f"a {type(foreign).__name__} is no session record: {error}; save a SessionRecord"
-        ) from error
+        raise RecordError(f"a {type(foreign).__name__} is no session record: {error}; save a SessionRecord") from error
     if base is None:
         base = SessionRecord(created_at=created_at)
     same = 0

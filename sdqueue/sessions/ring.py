@@ -51,7 +51,7 @@ class TurnRing:
     fresh: list[TurnOutcome] = field(default_factory=list, compare=False, repr=False)
     """Outcomes added since the record was loaded or saved: what a store has still to write."""
     known: bool = field(default=False, compare=False, repr=False)
-    """Whether the store holds everything but ``fresh``. A ring made by hand is not known, and written whole."""
+    """Whether the store holds all but ``fresh``. A ring made by hand is not known, and is written whole."""
 
     def get(self, turn_id: str) -> TurnOutcome | None:
         """How this turn ended, or ``None`` where it is not known to have ended."""

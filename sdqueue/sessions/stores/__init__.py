@@ -1,7 +1,16 @@
 """Session stores: where sessions live between turns."""
 
+from sdqueue.sessions.stores.file import FileSessionStore
 from sdqueue.sessions.stores.memory import InMemorySessionStore
 from sdqueue.sessions.stores.null import NullSessionStore
+from sdqueue.sessions.stores.sqlite import SQLiteSessionStore
 from sdqueue.sessions.stores.store import SessionStore, TurnCounter
 
-__all__ = ["InMemorySessionStore", "NullSessionStore", "SessionStore", "TurnCounter"]
+__all__ = [
+    "FileSessionStore",
+    "InMemorySessionStore",
+    "NullSessionStore",
+    "SQLiteSessionStore",
+    "SessionStore",
+    "TurnCounter",
+]

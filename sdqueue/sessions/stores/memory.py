@@ -57,11 +57,7 @@ class InMemorySessionStore:
             raise VersionConflict(session_id, expected=record.stored.version, found=found)
         version = record.stored.version + 1
         items = record.chat_ctx.items
-        old = (
-            kept.items[: record.stored.items]
-            if kept is not None and record.stored.items <= len(items)
-            else []
-        )
+        old = kept.items[: record.stored.items] if kept is not None and record.stored.items <= len(items) else []
         with codec.naming(session_id):
             head = codec.encode_head(replace(record, version=version))
             new = [_frozen(message) for message in items[len(old) :]]

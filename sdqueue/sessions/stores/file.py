@@ -1,0 +1,191 @@
+"""FileSessionStore: one file a session."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from sdqueue.errors import RecordCorrupt, StoreUnavailable, VersionConflict
+from sdqueue.sessions import codec
+from sdqueue.sessions.locks.file import drop_flock, safe_name, try_flock, unusable
+from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.stores.foreign import save_foreign
+
+
+class FileSessionStore:
+    """Keeps each session as one JSON file that a person can read, for several processes of one machine.
+
+    A save writes a temporary file, syncs it to the disk and renames it, so a reader finds the old record or
+    the new one and never half of one. Comparing the version and renaming happen under a ``flock``, so of two
+    processes one gets :class:`~sdqueue.errors.VersionConflict`. A save that is cancelled may still be
+    finished by its thread.
+
+    A save writes the whole record: for long conversations take ``SQLiteSessionStore``. The directory must be
+    on a local file system.
+
+    Parameters:
+        directory: where the files are, made when it is needed.
+        timeout_s: how long a session's file lock is waited for; it is held for milliseconds, so in practice
+            somebody who waits longer waits for a process that was stopped.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, timeout_s: float = 10.0) -> None:
+        self._directory = Path(directory)
+        self._timeout_s = timeout_s
+
+    async def load(self, session_id: str) -> SessionRecord | None:
+        """See :meth:`SessionStore.load <sdqueue.sessions.stores.store.SessionStore.load>`."""
+        return await asyncio.to_thread(self._load, session_id)
+
+    async def save(self, session_id: str, record: SessionRecord) -> None:
+        """See :meth:`SessionStore.save <sdqueue.sessions.stores.store.SessionStore.save>`."""
+        if not isinstance(record, SessionRecord):
+            await save_foreign(self, session_id, record)
+            return
+        expected = record.stored.version
+        items = len(record.chat_ctx.items)
+        ended = [outcome.turn_id for outcome in record.turns.fresh]
+        with codec.naming(session_id):
+            text = codec.encode(replace(record, version=expected + 1))
+        await asyncio.to_thread(self._save, session_id, expected, text, ended)
+        record.version = expected + 1
+        record.mark_stored(items=items, fresh=len(ended))
+
+    async def delete(self, session_id: str) -> None:
+        """Forget the session; nothing happens where there is none.
+
+        Raises:
+            StoreUnavailable: the directory cannot be used.
+        """
+        await asyncio.to_thread(self._delete, session_id)
+
+    async def begin(self, session_id: str, turn_id: str) -> int:
+        """Count a beginning of this turn. Returns how many there were.
+
+        Raises:
+            StoreUnavailable: the directory cannot be used.
+        """
+        return await asyncio.to_thread(self._count, session_id, turn_id, 1)
+
+    async def rewind(self, session_id: str, turn_id: str) -> None:
+        """Take one beginning back.
+
+        Raises:
+            StoreUnavailable: the directory cannot be used.
+        """
+        await asyncio.to_thread(self._count, session_id, turn_id, -1)
+
+    async def aclose(self) -> None:
+        """Nothing to close; for the symmetry with other stores."""
+
+    def _load(self, session_id: str) -> SessionRecord | None:
+        with self._trouble(), codec.naming(session_id):
+            try:
+                text = self._path(session_id, "json").read_bytes()
+            except FileNotFoundError:
+                return None
+            return codec.decode(text)
+
+    def _save(self, session_id: str, expected: int, text: str, ended: list[str]) -> None:
+        with self._trouble(), self._alone(session_id):
+            # Only the version is needed, but a damaged file must not be overwritten unseen: it is read as a
+            # whole.
+            stored = self._load(session_id)
+            found = None if stored is None else stored.version
+            if (found or 0) != expected:
+                raise VersionConflict(session_id, expected=expected, found=found)
+            self._write(self._path(session_id, "json"), text, durable=True)
+            self._forget_begun(session_id, ended)
+
+    def _delete(self, session_id: str) -> None:
+        with self._trouble(), self._alone(session_id):
+            self._path(session_id, "begun").unlink(missing_ok=True)
+            self._path(session_id, "json").unlink(missing_ok=True)
+            self._sync_directory()
+
+    def _count(self, session_id: str, turn_id: str, step: int) -> int:
+        with self._trouble(), self._alone(session_id):
+            begun = self._load_begun(session_id)
+            begun[turn_id] = begun.get(turn_id, 0) + step
+            self._save_begun(session_id, begun)
+            return begun[turn_id]
+
+    def _forget_begun(self, session_id: str, ended: Iterable[str]) -> None:
+        begun = self._load_begun(session_id)
+        left = {turn_id: count for turn_id, count in begun.items() if turn_id not in set(ended)}
+        if left != begun:
+            self._save_begun(session_id, left)
+
+    def _load_begun(self, session_id: str) -> dict[str, int]:
+        try:
+            begun = json.loads(self._path(session_id, "begun").read_bytes())
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise RecordCorrupt(f"session {session_id!r}: its beginnings are damaged: {error}") from error
+        if not isinstance(begun, dict) or not all(type(count) is int for count in begun.values()):
+            raise RecordCorrupt(f"session {session_id!r}: its beginnings are damaged")
+        return begun
+
+    def _save_begun(self, session_id: str, begun: dict[str, int]) -> None:
+        path = self._path(session_id, "begun")
+        left = {turn_id: count for turn_id, count in begun.items() if count > 0}
+        if left:
+            # The page cache survives the death of the process, which is what is counted here: no sync.
+            self._write(path, json.dumps(left), durable=False)
+        else:
+            path.unlink(missing_ok=True)
+
+    def _write(self, path: Path, text: str, *, durable: bool) -> None:
+        # Only the holder of the session's flock writes, so one name is enough, and what a crash left is
+        # replaced.
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            file.write(text.encode())
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        temporary.replace(path)
+        if durable:
+            self._sync_directory()
+
+    def _sync_directory(self) -> None:
+        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def _path(self, session_id: str, kind: str) -> Path:
+        return self._directory / f"{safe_name(session_id)}.{kind}"
+
+    @contextmanager
+    def _alone(self, session_id: str) -> Iterator[None]:
+        """The session's ``flock``, which orders the writers of all processes and of all threads."""
+        path, wait = self._path(session_id, "lock"), 0.001
+        deadline = time.monotonic() + self._timeout_s
+        while (fd := try_flock(path)) is None:
+            if time.monotonic() > deadline:
+                raise StoreUnavailable(
+                    f"session {session_id!r}: another process has held {path} for {self._timeout_s:g} s; "
+                    "look for a stopped process that uses this directory"
+                )
+            time.sleep(wait)
+            wait = min(wait * 1.5, 0.02)
+        try:
+            yield
+        finally:
+            drop_flock(path, fd)
+
+    @contextmanager
+    def _trouble(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise unusable(self._directory, error) from error

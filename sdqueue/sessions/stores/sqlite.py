@@ -1,0 +1,311 @@
+"""SQLiteSessionStore: sessions in one database file, for the processes of one machine."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from sdqueue.errors import RecordCorrupt, VersionConflict
+from sdqueue.sessions import codec
+from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.ring import TurnRing
+from sdqueue.sessions.stores.foreign import save_foreign
+from sdqueue.sessions.stores.sqlite_thread import SQLiteThread
+
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS session_records (
+    key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
+    version INTEGER NOT NULL, messages INTEGER NOT NULL, head TEXT
+);
+CREATE TABLE IF NOT EXISTS session_messages (
+    key INTEGER NOT NULL, n INTEGER NOT NULL, body TEXT, PRIMARY KEY (key, n)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS session_turns (
+    key INTEGER NOT NULL, n INTEGER NOT NULL, turn_id TEXT NOT NULL, at REAL NOT NULL, body TEXT,
+    PRIMARY KEY (key, n), UNIQUE (key, turn_id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS session_turns_with_replies ON session_turns (key, n) WHERE body IS NOT NULL;
+CREATE TABLE IF NOT EXISTS session_begun (
+    id TEXT NOT NULL, turn_id TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (id, turn_id)
+) WITHOUT ROWID
+"""
+
+_Text = str | bytes
+_Turn = tuple[_Text, float, str | None]
+
+
+class SQLiteSessionStore:
+    """Keeps sessions in an SQLite database in WAL mode; several processes of one machine may share it.
+
+    Messages and outcomes of turns are rows, so a save writes what is new and not the conversation again. A
+    save has returned when it is synced to the disk; saves that wait at the same time share the sync. A
+    cancelled save happens wholly or not at all. It may share its file with the SQLite broker, but not a
+    network file system.
+
+    Parameters:
+        path: the database file; its directory is made when it is needed.
+        timeout_s: how long another process's transaction is waited for.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, timeout_s: float = 10.0) -> None:
+        self._thread = SQLiteThread(Path(path), _SCHEMA, timeout_s=timeout_s)
+
+    async def load(self, session_id: str) -> SessionRecord | None:
+        """See :meth:`SessionStore.load <sdqueue.sessions.stores.store.SessionStore.load>`."""
+        return await self._thread.read(partial(_load, session_id))
+
+    async def save(self, session_id: str, record: SessionRecord) -> None:
+        """See :meth:`SessionStore.save <sdqueue.sessions.stores.store.SessionStore.save>`."""
+        if not isinstance(record, SessionRecord):
+            await save_foreign(self, session_id, record)
+            return
+        expected, fresh = record.stored.version, len(record.turns.fresh)
+        with codec.naming(session_id):
+            change = _change(session_id, record, whole=False)
+            try:
+                await self._thread.write(partial(_save, change))
+            except _RowsMissing:
+                change = _change(session_id, record, whole=True)
+                await self._thread.write(partial(_save, change))
+        record.version = expected + 1
+        record.mark_stored(items=change.messages, fresh=fresh)
+
+    async def delete(self, session_id: str) -> None:
+        """Forget the session; nothing happens where there is none.
+
+        Raises:
+            StoreUnavailable: the database cannot be used.
+        """
+        await self._thread.write(partial(_delete, _text(session_id)))
+
+    async def begin(self, session_id: str, turn_id: str) -> int:
+        """Count a beginning of this turn. Returns how many there were.
+
+        Raises:
+            StoreUnavailable: the database cannot be used.
+        """
+        return await self._thread.write(partial(_begin, _text(session_id), _text(turn_id)))
+
+    async def rewind(self, session_id: str, turn_id: str) -> None:
+        """Take one beginning back.
+
+        Raises:
+            StoreUnavailable: the database cannot be used.
+        """
+        await self._thread.write(partial(_rewind, _text(session_id), _text(turn_id)))
+
+    async def aclose(self) -> None:
+        """Close the database, after what is under way. Idempotent; a later use opens it again."""
+        await self._thread.close()
+
+
+@dataclass(frozen=True)
+class _Change:
+    """What a save does to the rows, made in the event loop so that the record may change meanwhile.
+
+    Parameters:
+        keep: that many message rows stay; ``bodies`` come behind them.
+        messages: how many there are then.
+        turns: rows to add, oldest first; with ``whole`` in place of those that are there.
+        oldest: the first turn to stay, ``None`` for none.
+        oldest_answered: the first turn whose replies stay, ``None`` for none.
+    """
+
+    session_id: str
+    expected: int
+    head: str
+    keep: int
+    messages: int
+    bodies: list[str]
+    whole: bool
+    turns: list[_Turn]
+    oldest: _Text | None
+    oldest_answered: _Text | None
+    ended: list[_Text]
+
+
+class _RowsMissing(Exception):
+    """Rows that a save wanted to build on are not there: the record must be written whole."""
+
+
+def _change(session_id: str, record: SessionRecord, *, whole: bool) -> _Change:
+    ring, items, expected = record.turns, record.chat_ctx.items, record.stored.version
+    keep = 0 if whole or not expected or record.stored.items > len(items) else record.stored.items
+    whole_ring = whole or not expected or not ring.known
+    return _Change(
+        session_id=session_id,
+        expected=expected,
+        head=codec.encode_head(replace(record, version=expected + 1)),
+        keep=keep,
+        messages=len(items),
+        bodies=[codec.encode_message(message) for message in items[keep:]],
+        whole=whole_ring,
+        turns=_turns(ring, whole=whole_ring),
+        oldest=_first(ring.ids or ring.outcomes),
+        oldest_answered=_first(ring.outcomes),
+        ended=[_text(outcome.turn_id) for outcome in ring.fresh],
+    )
+
+
+def _turns(ring: TurnRing, *, whole: bool) -> list[_Turn]:
+    """Rows for the whole ring or for what is fresh in it and not forgotten again already."""
+    latest: dict[str, None] = {}
+    for outcome in ring if whole else ring.fresh:
+        latest.pop(outcome.turn_id, None)
+        latest[outcome.turn_id] = None
+    rows: list[_Turn] = []
+    for turn_id in latest:
+        outcome_now = ring.outcomes.get(turn_id)
+        if outcome_now is not None:
+            rows.append((_text(turn_id), outcome_now.at, codec.encode_outcome(outcome_now)))
+        elif turn_id in ring.ids:
+            rows.append((_text(turn_id), ring.ids[turn_id], None))
+    return rows
+
+
+def _save(change: _Change, connection: sqlite3.Connection) -> None:
+    key, messages = _claim(change, connection)
+    if change.keep > messages:
+        raise _RowsMissing
+    if messages > change.keep:
+        connection.execute("DELETE FROM session_messages WHERE key = ? AND n >= ?", (key, change.keep))
+    rows = [(key, n, body) for n, body in enumerate(change.bodies, change.keep)]
+    connection.executemany("INSERT INTO session_messages VALUES (?, ?, ?)", rows)
+    if change.whole or change.ended:
+        _save_turns(change, key, connection)
+    begun = [(_text(change.session_id), turn_id) for turn_id in change.ended]
+    connection.executemany("DELETE FROM session_begun WHERE id = ? AND turn_id = ?", begun)
+
+
+def _claim(change: _Change, connection: sqlite3.Connection) -> tuple[int, int]:
+    """Compare and set the version. Returns the session's key, and how many messages it had."""
+    session, version = _text(change.session_id), change.expected + 1
+    row = connection.execute("SELECT key, version, messages FROM session_records WHERE id = ?", (session,)).fetchone()
+    found: int | None = None if row is None else row[1]
+    if (found or 0) != change.expected:
+        raise VersionConflict(change.session_id, expected=change.expected, found=found)
+    if row is None:
+        new = connection.execute(
+            "INSERT INTO session_records (id, version, messages, head) VALUES (?, ?, ?, ?)",
+            (session, version, change.messages, change.head),
+        )
+        assert new.lastrowid is not None
+        return new.lastrowid, 0
+    connection.execute(
+        "UPDATE session_records SET version = ?, messages = ?, head = ? WHERE key = ? AND version = ?",
+        (version, change.messages, change.head, row[0], change.expected),
+    )
+    return row[0], row[2]
+
+
+def _save_turns(change: _Change, key: int, connection: sqlite3.Connection) -> None:
+    if change.whole or change.oldest is None:
+        connection.execute("DELETE FROM session_turns WHERE key = ?", (key,))
+    else:
+        repeated = [(key, turn_id) for turn_id, _, _ in change.turns]
+        connection.executemany("DELETE FROM session_turns WHERE key = ? AND turn_id = ?", repeated)
+    (last,) = connection.execute("SELECT coalesce(max(n), -1) FROM session_turns WHERE key = ?", (key,)).fetchone()
+    rows = [(key, n, *turn) for n, turn in enumerate(change.turns, last + 1)]
+    connection.executemany("INSERT INTO session_turns VALUES (?, ?, ?, ?, ?)", rows)
+    if change.oldest is None:
+        return
+    # The ring forgets from its old end only: whole turns first, and the replies of others before that.
+    oldest = _row_of(change.oldest, key, connection)
+    connection.execute("DELETE FROM session_turns WHERE key = ? AND n < ?", (key, oldest))
+    answered = last + len(rows) + 1
+    if change.oldest_answered is not None:
+        answered = _row_of(change.oldest_answered, key, connection)
+    connection.execute(
+        "UPDATE session_turns SET body = NULL WHERE key = ? AND n < ? AND body IS NOT NULL", (key, answered)
+    )
+
+
+def _row_of(turn_id: _Text, key: int, connection: sqlite3.Connection) -> int:
+    row = connection.execute("SELECT n FROM session_turns WHERE key = ? AND turn_id = ?", (key, turn_id)).fetchone()
+    if row is None:
+        raise _RowsMissing
+    n: int = row[0]
+    return n
+
+
+def _load(session_id: str, connection: sqlite3.Connection) -> SessionRecord | None:
+    # Cast to blobs: what is no UTF-8 is then a damaged record and not a failing database.
+    row = connection.execute(
+        "SELECT key, version, messages, CAST(head AS BLOB) FROM session_records WHERE id = ?",
+        (_text(session_id),),
+    ).fetchone()
+    if row is None:
+        return None
+    key, version, messages, head = row
+    bodies = connection.execute(
+        "SELECT CAST(body AS BLOB) FROM session_messages WHERE key = ? ORDER BY n", (key,)
+    ).fetchall()
+    turns = connection.execute(
+        "SELECT CAST(turn_id AS BLOB), at, CAST(body AS BLOB) FROM session_turns WHERE key = ? ORDER BY n",
+        (key,),
+    ).fetchall()
+    with codec.naming(session_id):
+        record = codec.decode_parts(
+            head, [body for (body,) in bodies], [body for _, _, body in turns if body is not None]
+        )
+        if len(bodies) != messages or record.version != version:
+            raise RecordCorrupt(
+                f"the stored session record is damaged: it has {len(bodies)} messages and version "
+                f"{record.version}, but {messages} and {version} were saved"
+            )
+        record.turns.ids = _ids([(turn_id, at) for turn_id, at, body in turns if body is None])
+    return record
+
+
+def _ids(rows: list[tuple[bytes, float]]) -> dict[str, float]:
+    try:
+        ids = {turn_id.decode("utf-8", "surrogatepass"): at for turn_id, at in rows}
+    except ValueError as error:
+        raise RecordCorrupt(f"the stored session record is damaged: the id of a turn: {error}") from error
+    if not all(type(at) is float for at in ids.values()):
+        raise RecordCorrupt("the stored session record is damaged: the time of a turn is no number")
+    return ids
+
+
+def _delete(session: _Text, connection: sqlite3.Connection) -> None:
+    row = connection.execute("SELECT key FROM session_records WHERE id = ?", (session,)).fetchone()
+    if row is not None:
+        connection.execute("DELETE FROM session_messages WHERE key = ?", row)
+        connection.execute("DELETE FROM session_turns WHERE key = ?", row)
+        connection.execute("DELETE FROM session_records WHERE key = ?", row)
+    connection.execute("DELETE FROM session_begun WHERE id = ?", (session,))
+
+
+def _begin(session: _Text, turn_id: _Text, connection: sqlite3.Connection) -> int:
+    connection.execute(
+        "INSERT INTO session_begun VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1",
+        (session, turn_id),
+    )
+    row = connection.execute(
+        "SELECT count FROM session_begun WHERE id = ? AND turn_id = ?", (session, turn_id)
+    ).fetchone()
+    count: int = row[0]
+    return count
+
+
+def _rewind(session: _Text, turn_id: _Text, connection: sqlite3.Connection) -> None:
+    connection.execute("UPDATE session_begun SET count = count - 1 WHERE id = ? AND turn_id = ?", (session, turn_id))
+    connection.execute("DELETE FROM session_begun WHERE id = ? AND turn_id = ? AND count <= 0", (session, turn_id))
+
+
+def _text(value: str) -> _Text:
+    """A string as SQLite takes it: its texts cannot hold lone surrogates, so such a one is a blob."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogatepass")
+    return value
+
+
+def _first(ids: Iterable[str]) -> _Text | None:
+    return next((_text(turn_id) for turn_id in ids), None)

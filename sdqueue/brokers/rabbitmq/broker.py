@@ -1,0 +1,215 @@
+"""RabbitMQ as a Broker: quorum queues, single active consumers, publisher confirms."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Awaitable, Callable
+from typing import Self, TypeVar
+from urllib.parse import urlsplit
+
+from aiormq import spec
+from pamqp.base import Frame
+
+from sdqueue.brokers.broker import Message, OnDelivery
+from sdqueue.brokers.rabbitmq import declare
+from sdqueue.brokers.rabbitmq.channel import ChannelLost
+from sdqueue.brokers.rabbitmq.connection import Connection
+from sdqueue.brokers.rabbitmq.publisher import Publisher
+from sdqueue.brokers.rabbitmq.subscription import RabbitMQSubscription
+from sdqueue.brokers.rabbitmq.supervisor import Supervisor
+from sdqueue.brokers.topology import Topology
+from sdqueue.errors import BrokerUnavailable, ConfigurationError, TopologyMismatch, TopologyMissing
+from sdqueue.settings import mask
+
+Result = TypeVar("Result")
+
+RETRY_S = 0.05
+"""Pause before a call is repeated whose connection went while it ran."""
+
+
+class RabbitMQBroker:
+    """A ``Broker`` on RabbitMQ 3.10 or newer.
+
+    It keeps two connections, each opened when first needed and again whenever it is lost: one for
+    publishing, which a memory alarm of the broker stops, and one for everything else, so that acks still
+    go out then.
+
+    Parameters:
+        url: ``amqp://user:password@host:port/vhost`` or ``amqps://…``. The query may have ``heartbeat``
+        (seconds,
+            10 by default) and aio-pika's TLS options (``cafile``, ``certfile``, ``keyfile``,
+            ``no_verify_ssl``).
+        topology: what it declares and checks.
+        name: what RabbitMQ shows for the connections, with ``publish`` or ``consume`` behind it.
+
+    Raises:
+        ConfigurationError: the URL is not one of RabbitMQ.
+    """
+
+    def __init__(self, url: str, topology: Topology, *, name: str = "sdqueue") -> None:
+        try:
+            parts = urlsplit(url)
+            usable = parts.scheme in ("amqp", "amqps") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ConfigurationError(
+                f"broker URL: {mask(url)!r} is no address of RabbitMQ; expected "
+                f"amqp://user:password@host:port/vhost"
+            )
+        self.topology = topology
+        self._publishing = Supervisor(url, f"{name} publish")
+        self._consuming = Supervisor(url, f"{name} consume")
+        self._publisher = Publisher(self._publishing, optional=topology.replies)
+        self._subscriptions: set[RabbitMQSubscription] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        """End all subscriptions like their own ``close``, and both connections. Idempotent."""
+        await asyncio.gather(*(subscription.close() for subscription in tuple(self._subscriptions)))
+        await self._publisher.close()
+        await asyncio.gather(self._publishing.close(), self._consuming.close())
+
+    async def apply(self, *, timeout: float = 30.0) -> None:
+        """As in ``Broker``."""
+
+        async def work(connection: Connection) -> None:
+            try:
+                await declare.apply(connection, self.topology)
+            except* (TopologyMismatch, ChannelLost, ConnectionError) as group:
+                raise _most_telling(group) from None
+
+        await self._call(work, timeout)
+
+    async def check(self, *, timeout: float = 10.0) -> None:
+        """As in ``Broker``."""
+
+        async def work(connection: Connection) -> bool:
+            return await declare.exchange_exists(connection, self.topology.replies)
+
+        if not await self._call(work, timeout):
+            raise TopologyMissing(
+                f"the namespace {self.topology.namespace!r} is not (or not completely) declared on "
+                f"RabbitMQ: there is "
+                f"no exchange {self.topology.replies!r}; run `sdqueue topology apply`"
+            )
+
+    async def publish(
+        self, exchange: str, routing_key: str, message: Message, *, timeout: float = 10.0
+    ) -> None:
+        """As in ``Broker``."""
+        await self._publisher.publish(exchange, routing_key, message, timeout=timeout)
+
+    async def subscribe(
+        self, queue: str, on_delivery: OnDelivery, *, prefetch: int, timeout: float = 10.0
+    ) -> RabbitMQSubscription:
+        """As in ``Broker``."""
+        return await self._subscribe(
+            lambda: RabbitMQSubscription(queue, on_delivery),
+            (spec.Basic.Qos(prefetch_count=prefetch), spec.Basic.Consume(queue=queue)),
+            timeout,
+        )
+
+    async def subscribe_replies(
+        self, on_delivery: OnDelivery, *, timeout: float = 10.0
+    ) -> RabbitMQSubscription:
+        """As in ``Broker``."""
+        queue = f"{self.topology.namespace}.ask.{uuid.uuid4().hex}"
+        return await self._subscribe(
+            lambda: RabbitMQSubscription(queue, on_delivery, no_ack=True),
+            (
+                spec.Queue.Declare(queue=queue, exclusive=True, auto_delete=True),
+                spec.Basic.Consume(queue=queue, no_ack=True),
+            ),
+            timeout,
+        )
+
+    async def declare_egress(self, channel: str, *, timeout: float = 10.0) -> str:
+        """As in ``Broker``.
+
+        Raises:
+            TopologyMissing: there is no replies exchange yet.
+            TopologyMismatch: the queue exists with other properties.
+        """
+        queue, binding = self.topology.egress(channel)
+        frames = (declare.queue_frame(queue), declare.binding_frame(binding))
+        await self._call(lambda connection: declare.declare(connection, frames), timeout)
+        return queue.name
+
+    async def depth(self, queue: str, *, timeout: float = 10.0) -> int:
+        """As in ``Broker``."""
+        count = await self._call(lambda connection: declare.queue_depth(connection, queue), timeout)
+        if count is None:
+            raise _no_queue(queue)
+        return count
+
+    async def describe(self, *, timeout: float = 10.0) -> str:
+        """As in ``Broker``."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        return (await self._consuming.get(deadline, timeout)).product
+
+    async def _subscribe(
+        self, make: Callable[[], RabbitMQSubscription], frames: tuple[Frame, ...], timeout: float
+    ) -> RabbitMQSubscription:
+        async def work(connection: Connection) -> RabbitMQSubscription:
+            subscription = make()
+            channel, opening = connection.channel()
+            subscription.attach(channel)
+            subscription.on_ended = self._subscriptions.discard
+            self._subscriptions.add(subscription)
+            try:
+                await channel.call(opening, *frames)
+            except ChannelLost as error:
+                subscription.abandon()
+                if error.code == declare.NOT_FOUND:
+                    raise _no_queue(subscription.queue) from None
+                raise
+            except BaseException:
+                subscription.abandon()  # a subscription that nobody has must not hold messages
+                raise
+            return subscription
+
+        return await self._call(work, timeout)
+
+    async def _call(self, work: Callable[[Connection], Awaitable[Result]], timeout: float) -> Result:
+        """Do something on the consuming connection; once more where that goes, until the time is over."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        reason = ""
+        while True:
+            connection = await self._consuming.get(deadline, timeout)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    return await work(connection)
+            except ChannelLost as error:
+                if error.code:
+                    raise BrokerUnavailable(f"RabbitMQ refused the call: {error.reason}") from None
+                reason = error.reason
+            except TimeoutError:
+                raise self._consuming.unavailable(timeout, reason) from None
+            except BrokerUnavailable:
+                raise
+            except ConnectionError as error:
+                reason = str(error)
+            if loop.time() + RETRY_S >= deadline:
+                raise self._consuming.unavailable(timeout, reason)
+            await asyncio.sleep(RETRY_S)
+
+
+def _no_queue(queue: str) -> TopologyMissing:
+    return TopologyMissing(f"RabbitMQ has no queue {queue!r}; run `sdqueue topology apply`")
+
+
+def _most_telling(group: BaseExceptionGroup[Exception]) -> Exception:
+    """Of the errors of several channels at once, the one to show: a mismatch before a lost channel."""
+    return min(_flat(group), key=lambda error: not isinstance(error, TopologyMismatch))
+
+
+def _flat(group: BaseExceptionGroup[Exception]) -> list[Exception]:
+    found: list[Exception] = []
+    for error in group.exceptions:
+        found.extend(_flat(error) if isinstance(error, BaseExceptionGroup) else [error])
+    return found

@@ -1,0 +1,148 @@
+"""Keeps one connection to RabbitMQ: opened when first needed, opened again when lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from typing import Final
+
+from aiormq.exceptions import AuthenticationError, InvalidFrameError, ProbableAuthenticationError
+from yarl import URL
+
+from sdqueue.brokers.rabbitmq.connection import Connection, describe
+from sdqueue.errors import BrokerUnavailable
+from sdqueue.settings import mask
+
+log = logging.getLogger(__name__)
+
+FIRST_DELAY_S: Final = 0.1
+LAST_DELAY_S: Final = 5.0
+SETTLED_S: Final = 10.0
+"""A connection that lived this long was a good one: after its loss the waiting starts from the shortest
+delay."""
+
+
+class Refused(BrokerUnavailable):
+    """The broker answers but does not let us in; waiting will not help."""
+
+
+class Supervisor:
+    """Gives out the live connection, and replaces a dead one after 0.1 s up to 5 s, with jitter.
+
+    Parameters:
+        url: ``amqp://`` or ``amqps://``.
+        name: what the broker shows for the connection.
+    """
+
+    def __init__(self, url: str, name: str) -> None:
+        self.name = name
+        self._url = url
+        self._address = mask(url)
+        self._user = URL(url).user or "guest"
+        self._connection: Connection | None = None
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._failure = ""
+        self._refused = False
+        self._closed = False
+
+    async def get(self, deadline: float, waited_s: float) -> Connection:
+        """The live connection, as soon as there is one.
+
+        Parameters:
+            deadline: the event loop's time until which to wait.
+            waited_s: how long that is from the caller's point of view, for the message.
+
+        Raises:
+            BrokerUnavailable: there is none until then, or the broker refuses us.
+        """
+        if self._task is None and not self._closed:
+            self._task = asyncio.create_task(self._keep(), name=f"{self.name} supervisor")
+        while True:
+            if self._closed:
+                raise BrokerUnavailable(
+                    f"the connection {self.name!r} to {self._address} was closed by this process"
+                )
+            if self._connection is not None and self._connection.alive:
+                return self._connection
+            if self._refused:
+                raise Refused(
+                    f"RabbitMQ at {self._address} refuses user {self._user!r}: {self._failure}; "
+                    "check the password / vhost permission"
+                )
+            changed = self._changed
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await changed.wait()
+            except TimeoutError:
+                raise self.unavailable(waited_s) from None
+
+    def unavailable(self, waited_s: float, why: str = "") -> BrokerUnavailable:
+        """The error for a caller whose time is over."""
+        cause = why or self._failure
+        return BrokerUnavailable(
+            f"RabbitMQ at {self._address} was not reached, or did not answer, in {waited_s:g} s"
+            f"{f' ({cause})' if cause else ''}; check that it runs there and that the address is right"
+        )
+
+    async def close(self) -> None:
+        """End the connection and look for no other. Idempotent."""
+        self._closed = True
+        self._notify()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            await connection.close()
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _keep(self) -> None:
+        delay = FIRST_DELAY_S
+        while True:
+            started = time.monotonic()
+            self._connection = await self._open()
+            self._notify()
+            if self._connection is not None:
+                self._failure = await asyncio.shield(self._connection.lost)
+                log.warning("%s: connection to %s lost: %s", self.name, self._address, self._failure)
+                await self._connection.close()
+                if time.monotonic() - started > SETTLED_S:
+                    delay = FIRST_DELAY_S
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(delay * 2, LAST_DELAY_S)
+
+    async def _open(self) -> Connection | None:
+        task = asyncio.create_task(Connection.open(self._url, self.name))
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait((task,))
+            if not task.cancelled() and task.exception() is None:
+                await task.result().close()
+            raise
+        try:
+            connection = task.result()
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  see below
+            # Whatever it was, the next attempt may do better; aiormq cancels its own handshake when the
+            # peer hangs up.
+            self._refused = isinstance(error, AuthenticationError | ProbableAuthenticationError) or (
+                # aiormq's words for a connection.close where connection.open-ok is due: no such vhost, or
+                # not for us
+                isinstance(error, InvalidFrameError) and "Connection.OpenOk" in str(error)
+            )
+            self._failure = (
+                "the vhost is missing or not allowed"
+                if self._refused and isinstance(error, InvalidFrameError)
+                else describe(error)
+            )
+            log.warning("%s: cannot connect to %s: %s", self.name, self._address, self._failure)
+            return None
+        self._refused, self._failure = False, ""
+        return connection

@@ -1,8 +1,8 @@
 """The wire contract: what travels over the broker, as frozen pydantic models.
 
-Three bodies, all JSON in UTF-8: :class:`InboundTurn` on the turns exchange, :class:`OutboundReply` on the
-replies exchange, :class:`DeadTurn` on the dead-letter queue. Their JSON Schemas are committed beside this module
-(``sdqueue/schemas/``; ``sdqueue topology schema`` prints them).
+Two bodies, both JSON in UTF-8: :class:`InboundTurn` on the turns exchange and :class:`OutboundReply` on the
+replies exchange. Their JSON Schemas are committed beside this module (``sdqueue/schemas/``; ``sdqueue topology
+schema`` prints them). :class:`DeadTurn` travels in the headers of a dead letter.
 
 Unknown fields are ignored, so that a newer producer can talk to an older consumer.
 """
@@ -89,8 +89,8 @@ class WireModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", strict=True, allow_inf_nan=False)
 
     def to_bytes(self) -> bytes:
-        """The body as JSON in UTF-8, without the fields that are not set."""
-        return self.model_dump_json(exclude_none=True).encode()
+        """The body as JSON in UTF-8."""
+        return self.model_dump_json().encode()
 
 
 class InboundTurn(WireModel):
@@ -102,7 +102,9 @@ class InboundTurn(WireModel):
         default=None,
         description="Names the turn for good: a repeat is answered from memory. Default: the AMQP message_id.",
     )
-    channel: ChannelName = Field(default="default", description="Where the reply goes: the first word of its routing key.")
+    channel: ChannelName = Field(
+        default="default", description="Where the reply goes: the first word of its routing key."
+    )
     address: Json = Field(default=None, description="What the channel needs to deliver the reply; carried untouched.")
     sender: Text | None = Field(default=None, description="Who said it, in the platform's own words.")
     kind: TurnKind = Field(default="message", description="What to do: answer, take a note, forget, or stop.")
@@ -117,6 +119,28 @@ class InboundTurn(WireModel):
         le=86_400,
         description="Seconds that the agent may take, all attempts together; never more than the consumer's limit.",
     )
+
+    @classmethod
+    def make(cls, fields: Mapping[str, Any], *, max_text_bytes: int = MAX_TEXT_BYTES) -> Self:
+        """A turn from its fields.
+
+        Parameters:
+            fields: by name; unknown ones are ignored.
+            max_text_bytes: limit of ``text`` in bytes of UTF-8.
+
+        Raises:
+            InvalidTurn: with a reason that a person understands.
+        """
+        try:
+            turn = cls.model_validate(fields)
+        except ValidationError as error:
+            raise InvalidTurn("invalid-field", _explain(error)) from None
+        size = len(turn.text) if turn.text.isascii() else len(turn.text.encode())
+        if size > max_text_bytes:
+            raise InvalidTurn(
+                "text-too-long", f"text: has {size} bytes of UTF-8, at most {max_text_bytes} are accepted"
+            )
+        return turn
 
     @classmethod
     def decode(
@@ -142,16 +166,7 @@ class InboundTurn(WireModel):
         fields = _json_object(body, content_type, max_body_bytes=8 * max_text_bytes)
         if fields.get("id") is None and message_id:
             fields["id"] = message_id
-        try:
-            turn = cls.model_validate(fields)
-        except ValidationError as error:
-            raise InvalidTurn("invalid-field", _explain(error)) from None
-        size = len(turn.text) if turn.text.isascii() else len(turn.text.encode())
-        if size > max_text_bytes:
-            raise InvalidTurn(
-                "text-too-long", f"text: has {size} bytes of UTF-8, at most {max_text_bytes} are accepted"
-            )
-        return turn
+        return cls.make(fields, max_text_bytes=max_text_bytes)
 
 
 class ToolCallBody(WireModel):
@@ -172,10 +187,12 @@ class OutboundReply(WireModel):
 
     id: str = Field(description="Names the reply for good; equal for every repeat of it.")
     turn_id: str = Field(description="The turn that this answers.")
-    session_id: str = Field(description="The session of that turn; empty where a dead turn had none that could be read.")
+    session_id: str = Field(
+        description="The session of that turn; empty where a dead turn had none that could be read."
+    )
     seq: int = Field(
         ge=0,
-        description="Counts the session's final replies from 1. A delta has that of the final reply to come, an error 0.",
+        description="Counts the session's final replies from 1. A delta has that of the final one to come, an error 0.",
     )
     kind: ReplyKind = Field(description="final ends a turn, delta is a piece of a streamed one, error says it failed.")
     text: str
@@ -195,44 +212,44 @@ class OutboundReply(WireModel):
         return cls.model_validate(from_json(body))
 
 
-class Origin(WireModel):
-    """Where a dead turn came from."""
-
-    queue: str
-    partition: int | None = None
-    consumer: str = ""
-
-
 class DeadTurn(WireModel):
-    """A turn that could not be answered, kept with its reason so that it can be read and replayed.
+    """What is known of a turn that could not be answered.
 
-    ``body`` is the message as it came, ``body_base64`` the same where it is not UTF-8: nothing is lost on bad input.
+    A dead letter is the message as it came, byte for byte, with these fields in its headers (``sdqueue-reason`` and
+    so on): nothing is lost on bad input, and publishing the body again replays the turn.
     """
 
     reason: str = Field(description="A stable slug: not-json, invalid-field, agent-failed, timeout, poison, …")
     error: str = Field(description="A sentence for people: what was wrong and what to do.")
-    trace: str | None = Field(default=None, description="The traceback's frames and exception types, without values.")
+    trace: str = Field(default="", description="The traceback: frames and exception types, without any values.")
     attempts: int = Field(default=0, ge=0, description="How often the agent was started on it.")
-    turn_id: str | None = None
-    session_id: str | None = None
-    channel: str | None = None
-    body: str | None = None
-    body_base64: str | None = None
-    message_id: str | None = None
-    content_type: str | None = None
-    reply_to: str | None = None
-    headers: dict[str, JsonValue] = Field(default_factory=dict)
-    origin: Origin
+    turn_id: str = ""
+    session_id: str = Field(default="", description="Empty where none could be read.")
+    channel: str = ""
+    queue: str = Field(default="", description="Where it was waiting.")
+    consumer: str = Field(default="", description="Who gave it up.")
     died_at: Annotated[datetime, Field(strict=False)] = Field(default_factory=lambda: datetime.now(UTC))
 
-    @classmethod
-    def decode(cls, body: bytes) -> Self:
-        """Read a dead turn from a message.
+    def headers(self) -> dict[str, str | int]:
+        """The fields as message headers."""
+        return {_DEAD_PREFIX + name.replace("_", "-"): value for name, value in self.model_dump(mode="json").items()}
 
-        Raises:
-            ValueError: the body is no dead turn.
+    @classmethod
+    def from_headers(cls, headers: Mapping[str, Any]) -> Self:
+        """The fields of a dead letter.
+
+        A letter without them was put away by the broker itself, which gives its reason in ``x-death``.
         """
-        return cls.model_validate(from_json(body))
+        fields = {
+            name: headers[key] for name in cls.model_fields if (key := _DEAD_PREFIX + name.replace("_", "-")) in headers
+        }
+        if "reason" not in fields:
+            deaths = headers.get("x-death") or [{}]
+            return cls(reason=str(deaths[0].get("reason", "unknown")), error="put away by the broker itself")
+        return cls.model_validate(fields)
+
+
+_DEAD_PREFIX: Final = "sdqueue-"
 
 
 def salvage(body: bytes, *, message_id: str | None = None) -> dict[str, Any]:

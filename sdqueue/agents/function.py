@@ -47,12 +47,12 @@ class FunctionAgent:
         raise AssertionError("the last piece carries the turn")
 
     async def _pieces(self, text: str) -> AsyncIterator[StreamChunk]:
-        answer = self._function(text, list(self._chat.items))
+        answer: Any = self._function(text, list(self._chat.items))
         if inspect.isasyncgen(answer):
-            said = []
+            said: list[str] = []
             async for piece in answer:
-                said.append(piece)
-                yield StreamChunk(piece)
+                said.append(str(piece))
+                yield StreamChunk(said[-1])
             result = TurnResult("".join(said))
         else:
             result = as_turn_result(await answer)

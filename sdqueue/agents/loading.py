@@ -35,8 +35,10 @@ def load_agent_factory(name: str | None) -> AgentFactory:
         sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigurationError(f"agent {name!r}: cannot import {module_name!r}: {error}") from error
+    except Exception as error:  # a module may raise anything while it is imported
+        raise ConfigurationError(
+            f"agent {name!r}: cannot import {module_name!r}: {type(error).__name__}: {error}"
+        ) from error
     for part in attribute.split("."):
         if not hasattr(found, part):
             raise ConfigurationError(f"agent {name!r}: {module_name!r} has no {attribute!r}")
@@ -57,7 +59,11 @@ def as_agent_factory(found: Any, *, name: str = "agent") -> AgentFactory:
             f"{name}: is {type(found).__name__}, not a factory; give a class or function that builds an agent, "
             "or an async function (text, history) -> str"
         )
-    required = [p.name for p in _parameters(found) if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    required = [
+        p.name
+        for p in _parameters(found)
+        if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+    ]
     if required:
         raise ConfigurationError(
             f"{name}: the factory needs the arguments {', '.join(required)}; it is called without any. "

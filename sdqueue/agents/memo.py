@@ -65,7 +65,9 @@ class MemoAgent:
             return f"I will remember that your {told['what'].lower()} is {told['value']}."
         if asked := _ASK.match(text):
             value = self._facts.get(asked["what"].lower())
-            return f"Your {asked['what'].lower()} is {value}." if value else f"You have not told me your {asked['what']}."
+            return (
+                f"Your {asked['what'].lower()} is {value}." if value else f"You have not told me your {asked['what']}."
+            )
         if _ASK_ALL.match(text):
             facts = "; ".join(f"your {what} is {value}" for what, value in self._facts.items())
             return f"I know that {facts}." if facts else "You have not told me anything yet."

@@ -129,7 +129,9 @@ class Broker(Protocol):
         """
         ...
 
-    async def subscribe(self, queue: str, on_delivery: OnDelivery, *, prefetch: int, timeout: float = 10.0) -> Subscription:
+    async def subscribe(
+        self, queue: str, on_delivery: OnDelivery, *, prefetch: int, timeout: float = 10.0
+    ) -> Subscription:
         """Receive a queue's messages, at most ``prefetch`` of them unacknowledged.
 
         All subscriptions of a queue must use the same prefetch: with a smaller one, RabbitMQ may put returned

@@ -138,9 +138,7 @@ def _matches(pattern: list[str], words: list[str]) -> bool:
     return bool(words) and head in ("*", words[0]) and _matches(rest, words[1:])
 
 
-def route(
-    exchange: str, key: str, exchanges: dict[str, Exchange], bindings: dict[str, list[Binding]]
-) -> list[str]:
+def route(exchange: str, key: str, exchanges: dict[str, Exchange], bindings: dict[str, list[Binding]]) -> list[str]:
     """The queues that a message goes to, by the rules of AMQP; empty where none takes it.
 
     Parameters:

@@ -1,0 +1,164 @@
+"""Consumer: reads all queues of turns and answers them, until it is told to stop."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Iterable
+from typing import Self
+
+from sdqueue.brokers import Broker
+from sdqueue.consumer.failure import describe, trace_of
+from sdqueue.consumer.loopwatch import LoopWatch
+from sdqueue.consumer.mailbox import Mailboxes
+from sdqueue.consumer.options import ConsumerOptions
+from sdqueue.consumer.pipeline import TurnPipeline
+from sdqueue.consumer.reader import QueueReader
+from sdqueue.consumer.replies import ReplyPublisher
+from sdqueue.consumer.settlement import Settlement, Settler, State
+from sdqueue.consumer.work import Work
+from sdqueue.observe import Observer
+from sdqueue.sessions import SessionWorker
+
+SUBSCRIBE_AT_ONCE = 8
+"""Subscriptions being made at a time; the broker serves them side by side."""
+
+
+class Consumer:
+    """Takes turns from a broker through a :class:`~sdqueue.SessionWorker` and publishes the replies.
+
+    ::
+
+        async with broker, Consumer(broker, worker):
+            ...
+
+    or, for the whole life of a process, ``await consumer.run()``, which ends when :meth:`stop` was called.
+
+    Parameters:
+        broker: entered by the caller, with its topology applied.
+        worker: serves the sessions.
+        options: how to work.
+        observer: told of what happens.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        worker: SessionWorker,
+        options: ConsumerOptions | None = None,
+        *,
+        observer: Observer | None = None,
+    ) -> None:
+        self.options = ConsumerOptions() if options is None else options
+        self._observer = Observer() if observer is None else observer
+        publisher = ReplyPublisher(broker, self._observer)
+        self._pipeline = TurnPipeline(worker, publisher, self.options, self._observer)
+        self._settler = Settler(publisher, worker, self.options.retention, self._observer)
+        self._mailboxes = Mailboxes(self._work, self.options.concurrency)
+        places = asyncio.Semaphore(SUBSCRIBE_AT_ONCE)
+        self._readers = {
+            queue.name: QueueReader(
+                broker,
+                queue.name,
+                self._mailboxes,
+                self._observer,
+                prefetch=self.options.prefetch,
+                max_text_bytes=self.options.max_text_bytes,
+                places=places,
+            )
+            for queue in broker.topology.queues
+            if queue.single_active
+        }
+        self._stopping = asyncio.Event()
+        self._hurrying = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._task = asyncio.create_task(self.run(), name=f"consumer {self.options.name}")
+        ready = asyncio.create_task(self.ready())
+        try:
+            await asyncio.wait({self._task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ready.cancel()
+        if self._task.done():
+            self._task.result()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self.stop()
+        if self._task is not None:
+            await self._task
+
+    async def ready(self) -> None:
+        """Wait until every queue is subscribed."""
+        for reader in self._readers.values():
+            await reader.subscribed.wait()
+
+    def stop(self) -> None:
+        """Take no more work, let running turns end within the grace period, and go. A second call skips the waiting."""
+        if self._stopping.is_set():
+            self._hurrying.set()
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Work until :meth:`stop`; a task of it that dies ends it with the error."""
+        # Consumers that start together read the queues in different orders, so each becomes active on some.
+        order = random.sample(list(self._readers.values()), len(self._readers))
+        with LoopWatch(self._observer.loop_blocked):
+            async with asyncio.TaskGroup() as tasks:
+                side = [tasks.create_task(r.run(), name=f"reader {r.queue}") for r in order]
+                side.append(tasks.create_task(self._report(), name="report"))
+                try:
+                    await self._stopping.wait()
+                    await self._drain()
+                finally:
+                    # Not reached by a clean stop with anything left: for cancellation and for a dead side task.
+                    self._mailboxes.close()
+                    await self._mailboxes.cancel()
+                    for task in side:
+                        task.cancel()
+                    await _close_all(self._readers.values())
+
+    async def _drain(self) -> None:
+        """The order of a shutdown.
+
+        1. Nothing new starts. Deliveries may still come; they wait and return with their channel.
+        2. Running turns end: their locks and the heartbeats live on, their replies go out, they are acknowledged.
+        3. Each channel is closed as soon as nothing of it runs, so the next consumer can begin.
+        4. What has not ended within the grace period is cancelled: nothing of it is saved, and it is delivered again.
+        """
+        self._mailboxes.close()
+        drained = asyncio.create_task(_drain_all(self._readers.values()))
+        hurrying = asyncio.create_task(self._hurrying.wait())
+        try:
+            await asyncio.wait({drained, hurrying}, timeout=self.options.grace_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            hurrying.cancel()
+            drained.cancel()
+            await asyncio.gather(hurrying, drained, return_exceptions=True)
+
+    async def _work(self, work: Work) -> None:
+        """Take a piece of work to its settlement; the one place where an unexpected error can surface."""
+        try:
+            await self._settler.settle(work, await self._pipeline.run(work))
+        except asyncio.CancelledError:
+            await self._settler.settle(work, Settlement(State.RELEASED))
+            raise
+        except Exception as error:  # noqa: BLE001 -- a defect of ours must cost a redelivery, never a turn or the process
+            self._observer.internal_error(
+                session_id=work.session_id, turn_id=work.turn_id, error=describe(error), trace=trace_of(error)
+            )
+            self._readers[work.delivery.queue].give_up()
+
+    async def _report(self) -> None:
+        while True:
+            self._observer.running(turns=self._mailboxes.running, waiting=self._mailboxes.waiting)
+            await asyncio.sleep(1)
+
+
+async def _drain_all(readers: Iterable[QueueReader]) -> None:
+    await asyncio.gather(*(reader.drain() for reader in readers))
+
+
+async def _close_all(readers: Iterable[QueueReader]) -> None:
+    await asyncio.gather(*(reader.close() for reader in readers))

@@ -1,0 +1,119 @@
+"""Failures of a turn: what is kept of them for the operator, and what is said to the user."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from typing import Final
+
+from sdqueue.errors import (
+    AgentResultError,
+    InvalidTurn,
+    RecordError,
+    SdqueueError,
+    TurnTimeout,
+)
+
+MAX_TRACE: Final = 8 * 1024
+"""Characters of a traceback that are kept: message headers must fit one AMQP frame (128 KiB by default)."""
+
+MAX_ERROR: Final = 1000
+
+_SECRETS: Final = (
+    (re.compile(r"(\w+://[^\s:/@]*):[^\s@/]+@"), r"\1:***@"),
+    (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"), r"\1 ***"),
+    (re.compile(r"\b(sk|xox[abeprs]|gh[pousr]|AKIA|whsec)[-_]?[\w-]{8,}"), r"\1***"),
+    (
+        re.compile(
+            r"(?i)\b(api[-_]?key|token|secret|passw(?:or)?d|authorization)(['\"]?\s*[=:]\s*['\"]?)[^\s'\",;&}]+"
+        ),
+        r"\1\2***",
+    ),
+)
+
+_SAID: Final = {
+    "timeout": "The answer took too long.",
+    "poison": "This message could not be processed.",
+    "cancelled": "Stopped.",
+}
+
+
+class AgentFailed(Exception):
+    """An agent's exception, told apart from those of the store, the lock and the broker.
+
+    Parameters:
+        cause: what the agent raised.
+        retry_after_s: what a server asked to wait.
+    """
+
+    def __init__(self, cause: BaseException, retry_after_s: float | None = None) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.retry_after_s = retry_after_s
+
+
+class Poisonous(SdqueueError):
+    """The turn ended the process that ran it."""
+
+
+class Stopped(SdqueueError):
+    """A later turn stopped this one."""
+
+    def __init__(self, by: str) -> None:
+        super().__init__(f"stopped by turn {by!r}")
+        self.by = by
+
+
+class AgentGaveUp(SdqueueError):
+    """The agent ended its own task: it called ``sys.exit`` or cancelled itself."""
+
+
+def reason_of(error: BaseException) -> str:
+    """The slug of a failure, for filters and metrics."""
+    match error:
+        case InvalidTurn():
+            return error.reason
+        case Poisonous():
+            return "poison"
+        case Stopped():
+            return "cancelled"
+        case TurnTimeout():
+            return "timeout"
+        case AgentResultError():
+            return "bad-result"
+        case RecordError():
+            return "record"
+        case _:
+            return "agent-failed"
+
+
+def said_of(error: BaseException) -> str:
+    """What the user is told: a sender's own mistake in full, anything inside us only in general."""
+    if isinstance(error, InvalidTurn):
+        return f"This message was not accepted: {error.detail}"
+    return _SAID.get(reason_of(error), "This message could not be answered.")
+
+
+def redact(text: str) -> str:
+    """A text with what looks like a secret (passwords in URLs, bearer tokens, keys) replaced by ``***``."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def describe(error: BaseException) -> str:
+    """An error in one line for the operator."""
+    name = "" if isinstance(error, SdqueueError) else f"{type(error).__name__}: "
+    return redact(f"{name}{error}")[:MAX_ERROR]
+
+
+def trace_of(error: BaseException) -> str:
+    """The frames of an error and of its causes, oldest first. No source lines, no values: they may hold secrets."""
+    parts = []
+    seen: BaseException | None = error
+    while seen is not None:
+        frames = traceback.extract_tb(seen.__traceback__)
+        lines = [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
+        parts.append("\n".join([*lines, type(seen).__qualname__]))
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    return "\nthen\n".join(reversed(parts))[-MAX_TRACE:]

@@ -1,0 +1,115 @@
+"""Isolation: a turn that may have killed its process runs alone in one that may die."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from sdqueue.agents import ChatContext, FlowState, TurnResult, as_turn_result
+from sdqueue.consumer.failure import AgentFailed, Poisonous
+from sdqueue.consumer.work import Work
+from sdqueue.errors import AgentError, TurnTimeout
+from sdqueue.sessions import SessionHandle, SessionRecord
+from sdqueue.sessions.codec import decode, encode
+
+AT_ONCE = 2
+"""Child processes at a time: a crash makes suspects of hundreds of innocent turns."""
+
+START_S = 20.0
+"""Seconds on top of the turn's own for Python to start and the agent to be imported."""
+
+
+class IsolatedAgentError(AgentError):
+    """The agent raised this in the process of its own."""
+
+
+class Isolation:
+    """Runs agents in child processes, each for one turn.
+
+    The child gets the saved record and gives back the new one; it touches no store, no lock and no broker, so its
+    death harms nothing. The parent goes on with the new state as if its own agent had answered.
+
+    Parameters:
+        agent: the agent's name for :func:`~sdqueue.agents.load_agent_factory`; ``None`` where it has none.
+    """
+
+    def __init__(self, agent: str | None) -> None:
+        self._agent = agent
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    async def run(self, handle: SessionHandle, work: Work, *, timeout: float) -> TurnResult:
+        """Let an agent answer in a process of its own, and go on with its state.
+
+        Raises:
+            AgentFailed: the agent raised, took too long, or killed the process (``Poisonous`` as its cause).
+        """
+        if self._agent is None:
+            raise AgentFailed(
+                Poisonous(
+                    f"its process died {handle.begun - 1} times with this turn running, and the agent cannot be "
+                    "loaded in another process to see whether it is the cause; give "
+                    "ConsumerOptions(agent='package.module:factory')"
+                )
+            )
+        assert work.turn is not None
+        assert handle.record is not None
+        request = {
+            "agent": self._agent,
+            "record": encode(handle.record),
+            "session_id": work.session_id,
+            "turn_id": work.turn_id,
+            "attempt": work.attempts,
+            "text": work.turn.text,
+            "timeout": timeout,
+        }
+        async with self._places:
+            answer = await _ask_child(request, timeout, handle.begun)
+        if "error" in answer:
+            raise AgentFailed(IsolatedAgentError(answer["error"]))
+        handle.adopt(_Settled(decode(answer["record"])))
+        return as_turn_result(answer["result"])
+
+
+async def _ask_child(request: dict[str, Any], timeout: float, begun: int) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="sdqueue-turn-") as folder:
+        result = Path(folder) / "answer.json"
+        child = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "sdqueue.consumer.isolated", str(result), stdin=asyncio.subprocess.PIPE
+        )
+        try:
+            async with asyncio.timeout(timeout + START_S):
+                await child.communicate(json.dumps(request).encode())
+        except TimeoutError:
+            raise AgentFailed(TurnTimeout(f"no answer within {timeout:.1f} s, alone in a process of its own")) from None
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+        if not result.is_file():
+            assert child.returncode is not None
+            raise AgentFailed(
+                Poisonous(f"killed its process {begun} times, the last time alone: {_end(child.returncode)}")
+            )
+        answer: dict[str, Any] = json.loads(result.read_text())
+        return answer
+
+
+def _end(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+class _Settled:
+    """An agent that has answered elsewhere: its state, to be saved."""
+
+    def __init__(self, record: SessionRecord) -> None:
+        self.chat_ctx: ChatContext = record.chat_ctx
+        self.flow_state: FlowState | None = record.flow_state
+        self._state = record.agent_state
+
+    def dump_state(self) -> Any:
+        return self._state

@@ -1,0 +1,121 @@
+"""QueueReader: keeps one queue subscribed, whatever happens to its subscription."""
+
+from __future__ import annotations
+
+import asyncio
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from sdqueue.brokers import Broker, Delivery, Subscription
+from sdqueue.consumer.mailbox import Mailboxes
+from sdqueue.consumer.work import Work
+from sdqueue.errors import BrokerError
+from sdqueue.observe import Observer
+
+AFTER_ERROR_S = 1.0
+"""A defect that every redelivery meets again must not spin."""
+
+
+class QueueReader:
+    """Subscribes a queue and fills mailboxes from it; a lost subscription is replaced by a new generation.
+
+    Parameters:
+        broker: whose queue.
+        queue: its name.
+        mailboxes: where the work goes.
+        observer: told of gains and losses.
+        prefetch: unacknowledged deliveries.
+        max_text_bytes: longest text of a turn.
+        places: held while subscribing, so that not all readers do it at once.
+    """
+
+    def __init__(
+        self,
+        broker: Broker,
+        queue: str,
+        mailboxes: Mailboxes,
+        observer: Observer,
+        *,
+        prefetch: int,
+        max_text_bytes: int,
+        places: asyncio.Semaphore,
+    ) -> None:
+        self.queue = queue
+        self.subscribed = asyncio.Event()
+        self._broker = broker
+        self._mailboxes = mailboxes
+        self._observer = observer
+        self._prefetch = prefetch
+        self._max_text_bytes = max_text_bytes
+        self._places = places
+        self._subscription: Subscription | None = None
+        self._given_up = asyncio.Event()
+
+    async def run(self) -> None:
+        """Stay subscribed until cancelled."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(BrokerError),
+            wait=wait_random_exponential(multiplier=0.2, max=5),
+            before_sleep=self._refused,
+        )
+        while True:
+            async with self._places:
+                subscription: Subscription = await retrying(
+                    self._broker.subscribe, self.queue, self._on_delivery, prefetch=self._prefetch
+                )
+            self._subscription = subscription
+            self.subscribed.set()
+            self._observer.queue_taken(queue=self.queue)
+            reason = await self._wait_ended(subscription)
+            self.subscribed.clear()
+            self._subscription = None
+            self._mailboxes.drop(subscription)
+            await subscription.close()
+            self._observer.queue_lost(queue=self.queue, reason=reason)
+
+    def give_up(self) -> None:
+        """End the current generation: what it has not acknowledged is delivered again, to whoever is next."""
+        self._given_up.set()
+
+    async def drain(self) -> None:
+        """Wait for running turns, then close the channel, so that everything else returns to the queue in order."""
+        subscription = self._subscription
+        if subscription is None:
+            return
+        self._mailboxes.drop(subscription)
+        await self._mailboxes.wait_idle(subscription)
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the channel now."""
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            self._mailboxes.drop(subscription)
+            await subscription.close()
+
+    async def _wait_ended(self, subscription: Subscription) -> str:
+        self._given_up.clear()
+        lost = asyncio.create_task(subscription.wait_lost())
+        given_up = asyncio.create_task(self._given_up.wait())
+        try:
+            await asyncio.wait({lost, given_up}, return_when=asyncio.FIRST_COMPLETED)
+            if lost.done():
+                return lost.result()
+            await asyncio.sleep(AFTER_ERROR_S)
+            return "given up after an unexpected error"
+        finally:
+            lost.cancel()
+            given_up.cancel()
+
+    def _on_delivery(self, delivery: Delivery) -> None:
+        work = Work.read(delivery, max_text_bytes=self._max_text_bytes)
+        self._observer.turn_received(queue=delivery.queue, anonymous=work.anonymous)
+        if work.turn is not None and work.turn.kind == "cancel":
+            running = self._mailboxes.running_before(work)
+            if running is not None:
+                running.stop(work.turn_id)
+        self._mailboxes.put(work)
+
+    def _refused(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        self._observer.queue_lost(queue=self.queue, reason=str(error))

@@ -1,0 +1,195 @@
+"""Replies on their way out: to the replies exchange, and a copy to whoever asked directly."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+from pydantic_core import from_json
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+
+from sdqueue.agents import TurnResult
+from sdqueue.brokers import Broker, Delivery, Message
+from sdqueue.brokers.topology import Topology
+from sdqueue.errors import AgentResultError, BrokerError, Unroutable
+from sdqueue.messages import InboundTurn, OutboundReply, ReplyKind, ToolCallBody
+from sdqueue.observe import Observer
+
+
+@dataclass(frozen=True)
+class Addressee:
+    """Who a reply is for: what it takes over from the turn."""
+
+    turn_id: str
+    session_id: str
+    channel: str = "default"
+    address: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, turn: InboundTurn) -> Self:
+        """The sender of a turn."""
+        return cls(turn.id or "", turn.session_id, turn.channel, turn.address, turn.metadata)
+
+
+def make_reply(
+    to: Addressee,
+    kind: ReplyKind,
+    text: str,
+    *,
+    seq: int = 0,
+    part: str = "0",
+    result: TurnResult | None = None,
+    **metadata: Any,
+) -> str:
+    """A reply body, as JSON text.
+
+    Parameters:
+        to: who it is for.
+        kind: final, delta or error.
+        text: the answer.
+        seq: the number of the final reply in its session, 0 for an error.
+        part: what follows the turn's id in that of the reply.
+        result: the agent's result, for its tool calls and metadata.
+        metadata: more of it.
+
+    Raises:
+        AgentResultError: the agent's text, metadata or tool calls cannot be written as JSON.
+    """
+    try:
+        reply = OutboundReply(
+            id=f"{to.turn_id}:{part}",
+            turn_id=to.turn_id,
+            session_id=to.session_id,
+            seq=seq,
+            kind=kind,
+            text=text,
+            tool_calls=tuple(ToolCallBody(**vars(call)) for call in result.tool_calls) if result else (),
+            channel=to.channel,
+            address=to.address,
+            metadata={**to.metadata, **(result.metadata if result else {}), **metadata},
+        )
+        return reply.to_bytes().decode()
+    except ValueError as error:
+        raise AgentResultError(
+            f"the agent's answer cannot be written as JSON: {str(error)[:300]}; keep text, metadata and tool "
+            "arguments to JSON values"
+        ) from error
+
+
+class ReplyPublisher:
+    """Publishes replies with confirms, however long the broker takes.
+
+    Parameters:
+        broker: where to.
+        observer: told of refusals.
+    """
+
+    def __init__(self, broker: Broker, observer: Observer) -> None:
+        self._broker = broker
+        self._observer = observer
+
+    @property
+    def topology(self) -> Topology:
+        """The broker's."""
+        return self._broker.topology
+
+    async def publish(self, exchange: str, key: str, message: Message) -> None:
+        """Publish and wait for the confirm, again and again until the broker takes it."""
+        try:
+            await self._broker.publish(exchange, key, message)
+        except BrokerError:
+            retrying = AsyncRetrying(
+                retry=retry_if_exception_type(BrokerError),
+                wait=wait_random_exponential(multiplier=0.1, max=5),
+                before_sleep=self._refused,
+            )
+            await retrying(self._broker.publish, exchange, key, message)
+
+    async def reply(self, delivery: Delivery, body: str) -> None:
+        """Publish a reply, and a copy to the queue that the turn named in ``reply_to``.
+
+        A reply without a session, to a message that none could be read from, goes only there.
+        """
+        fields = from_json(body)
+        message = Message(
+            body.encode(),
+            message_id=fields["id"],
+            correlation_id=fields["turn_id"],
+            headers=_trace_context(delivery.message),
+        )
+        topology, session_id = self._broker.topology, fields["session_id"]
+        key = topology.reply_key(fields["channel"], fields["kind"], session_id)
+        reply_to = delivery.message.reply_to
+        if not reply_to:
+            await self.publish(topology.replies, key, message)
+        elif not session_id:
+            await self._copy(reply_to, message)
+        else:
+            await asyncio.gather(self.publish(topology.replies, key, message), self._copy(reply_to, message))
+
+    async def _copy(self, queue: str, message: Message) -> None:
+        try:
+            await self._broker.publish("", queue, message)
+        except Unroutable:
+            return  # whoever asked has gone; the reply itself is on the replies exchange
+        except BrokerError as error:
+            self._observer.backend_away(backend="broker", error=str(error))
+
+    def _refused(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        self._observer.backend_away(backend="broker", error=str(error))
+
+
+class DeltaSender:
+    """Sends the pieces of a streamed answer while it is being made.
+
+    Pieces that come while one is under way go out together as the next, so a fast agent or a slow broker makes
+    larger deltas and never a queue of them.
+
+    Parameters:
+        send: publishes one reply body.
+        body: makes the body of the delta with this index and text.
+    """
+
+    def __init__(self, send: Callable[[str], Awaitable[None]], body: Callable[[int, str], str]) -> None:
+        self._send = send
+        self._body = body
+        self._said: deque[str] = deque()
+        self._index = 0
+        self._task: asyncio.Task[None] | None = None
+
+    def push(self, text: str) -> None:
+        """Send a piece soon."""
+        self._said.append(text)
+        if self._task is None:
+            self._task = asyncio.create_task(self._drain())
+
+    async def finish(self) -> None:
+        """Wait until all pieces are out, so that the final reply comes after them."""
+        if self._task is not None:
+            await self._task
+
+    async def abort(self) -> None:
+        """Send no more."""
+        self._said.clear()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    async def _drain(self) -> None:
+        while self._said:
+            text = "".join(self._said)
+            self._said.clear()
+            body = self._body(self._index, text)
+            self._index += 1
+            await self._send(body)
+        self._task = None
+
+
+def _trace_context(message: Message) -> dict[str, Any]:
+    """W3C trace context travels both ways."""
+    return {name: message.headers[name] for name in ("traceparent", "tracestate") if name in message.headers}

@@ -1,0 +1,92 @@
+"""Logging: structlog set up once by the commands, and an observer that writes the events."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any, Literal
+
+import structlog
+
+from sdqueue.observe.observer import Observer
+
+
+def configure_logging(level: str, form: Literal["text", "json"]) -> None:
+    """Send log lines to standard error.
+
+    Parameters:
+        level: debug, info, warning or error.
+        form: ``text`` for people, ``json`` for machines.
+    """
+    number = logging.getLevelNamesMapping()[level.upper()]
+    renderer: Any = (
+        structlog.processors.JSONRenderer()
+        if form == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(
+        level=max(number, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s"
+    )
+
+
+class LogObserver(Observer):
+    """Writes what an operator wants to read; a turn that ends well only at debug level. Never texts or records."""
+
+    def __init__(self, consumer: str) -> None:
+        self._log: Any = structlog.get_logger().bind(consumer=consumer)
+
+    def turn_settled(
+        self, *, state: str, session_id: str, turn_id: str, seconds: float, reason: str = "", by: str = ""
+    ) -> None:
+        """One line a turn: a warning for a dead one."""
+        write = self._log.warning if state == "dead" else self._log.debug
+        more = {name: value for name, value in (("reason", reason), ("by", by)) if value}
+        write("turn settled", state=state, session=session_id, turn=turn_id, seconds=round(seconds, 3), **more)
+
+    def turn_retried(self, *, session_id: str, turn_id: str, attempt: int, delay_s: float, error: str) -> None:
+        """A warning."""
+        self._log.warning(
+            "turn retried", session=session_id, turn=turn_id, attempt=attempt, delay_s=round(delay_s, 2), error=error
+        )
+
+    def turn_suspected(self, *, session_id: str, turn_id: str, begun: int) -> None:
+        """A warning."""
+        self._log.warning(
+            "turn runs alone: its process died with it before", session=session_id, turn=turn_id, begun=begun
+        )
+
+    def agent_stuck(self, *, session_id: str, turn_id: str) -> None:
+        """An error: something in the agent swallows cancellations."""
+        self._log.error("agent ignores its cancellation and was abandoned", session=session_id, turn=turn_id)
+
+    def queue_taken(self, *, queue: str) -> None:
+        """Debug."""
+        self._log.debug("queue taken", queue=queue)
+
+    def queue_lost(self, *, queue: str, reason: str) -> None:
+        """A warning."""
+        self._log.warning("queue lost, trying again", queue=queue, reason=reason)
+
+    def backend_away(self, *, backend: str, error: str) -> None:
+        """A warning."""
+        self._log.warning("backend away, turns wait", backend=backend, error=error)
+
+    def loop_blocked(self, *, seconds: float, task: str, stack: str) -> None:
+        """An error with the stack."""
+        self._log.error("event loop blocked", seconds=round(seconds, 1), task=task, stack=stack)
+
+    def internal_error(self, *, session_id: str, turn_id: str, error: str, trace: str) -> None:
+        """An error with the trace."""
+        self._log.error(
+            "unexpected error, the partition is taken again", session=session_id, turn=turn_id, error=error, trace=trace
+        )

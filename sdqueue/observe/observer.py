@@ -1,0 +1,70 @@
+"""Observer: the events of a consumer, all in one place. The core calls it; it never calls the core."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+
+class Observer:
+    """Hears what happens; every method does nothing here and may be overridden.
+
+    Methods are called in the event loop and must return at once. An exception from one is a bug and surfaces as such.
+    """
+
+    def turn_received(self, *, queue: str, anonymous: bool) -> None:
+        """A delivery was read. ``anonymous``: it has no id, so the duplicate guarantee does not cover it."""
+
+    def turn_settled(
+        self, *, state: str, session_id: str, turn_id: str, seconds: float, reason: str = "", by: str = ""
+    ) -> None:
+        """A delivery has its final state, ``seconds`` after it arrived here.
+
+        ``reason`` is a dead turn's, ``by`` the id of the turn that superseded it.
+        """
+
+    def turn_retried(self, *, session_id: str, turn_id: str, attempt: int, delay_s: float, error: str) -> None:
+        """An attempt failed passingly and is repeated after ``delay_s`` seconds."""
+
+    def turn_suspected(self, *, session_id: str, turn_id: str, begun: int) -> None:
+        """A turn was begun ``begun`` times without an end and is run alone in a process of its own."""
+
+    def agent_stuck(self, *, session_id: str, turn_id: str) -> None:
+        """An agent ignored its cancellation; its task was abandoned."""
+
+    def queue_taken(self, *, queue: str) -> None:
+        """A queue was subscribed."""
+
+    def queue_lost(self, *, queue: str, reason: str) -> None:
+        """A subscription ended or could not be had; it is tried again."""
+
+    def backend_away(self, *, backend: str, error: str) -> None:
+        """The broker or the store cannot be used; turns wait and nothing is acknowledged."""
+
+    def loop_blocked(self, *, seconds: float, task: str, stack: str) -> None:
+        """The event loop has not moved for ``seconds``; ``task`` names the turn that holds it.
+
+        The one event that comes from another thread: the loop cannot tell it.
+        """
+
+    def internal_error(self, *, session_id: str, turn_id: str, error: str, trace: str) -> None:
+        """A defect of sdqueue itself: the turn is delivered again, with all others of its partition."""
+
+    def running(self, *, turns: int, waiting: int) -> None:
+        """How many turns run and wait in this process now."""
+
+
+class Observers(Observer):
+    """Passes every event on to several observers, in order."""
+
+    def __init__(self, *observers: Observer) -> None:
+        for name in vars(Observer):
+            if not name.startswith("_"):
+                setattr(self, name, _fan_out([getattr(o, name) for o in observers]))
+
+
+def _fan_out(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    def tell(**event: object) -> None:
+        for method in methods:
+            method(**event)
+
+    return tell

@@ -1,0 +1,38 @@
+"""Sessions: state, locks and stores around any agent. Usable alone, without a broker."""
+
+from sdqueue.sessions.locks import AsyncioLockBackend, FileLockBackend, Held, LockBackend
+from sdqueue.sessions.record import SessionRecord, Stored
+from sdqueue.sessions.ring import Retention, TurnOutcome, TurnRing, TurnState
+from sdqueue.sessions.session import Session, SessionHandle, SessionInit
+from sdqueue.sessions.stores import (
+    FileSessionStore,
+    InMemorySessionStore,
+    NullSessionStore,
+    SessionStore,
+    SQLiteSessionStore,
+    TurnCounter,
+)
+from sdqueue.sessions.worker import SessionWorker
+
+__all__ = [
+    "AsyncioLockBackend",
+    "FileLockBackend",
+    "FileSessionStore",
+    "Held",
+    "InMemorySessionStore",
+    "LockBackend",
+    "NullSessionStore",
+    "Retention",
+    "SQLiteSessionStore",
+    "Session",
+    "SessionHandle",
+    "SessionInit",
+    "SessionRecord",
+    "SessionStore",
+    "SessionWorker",
+    "Stored",
+    "TurnCounter",
+    "TurnOutcome",
+    "TurnRing",
+    "TurnState",
+]

@@ -1,0 +1,160 @@
+"""Backends by URL: which broker, store and lock the settings name.
+
+=====================  =====================================================================================
+``sqlite:///x/y.db``   a path relative to the current directory, as SQLAlchemy reads it
+``sqlite:////x/y.db``  an absolute path
+``file:///x/y``        an absolute path, as in RFC 8089; ``%20`` is a space
+``memory://``          lives and ends with this process
+``null://``            keeps nothing
+=====================  =====================================================================================
+
+Nothing is imported for a backend that is not used, and nothing is reached before it is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+from sdqueue.brokers import Broker, MemoryBroker, Topology
+from sdqueue.errors import ConfigurationError
+from sdqueue.settings import mask
+
+if TYPE_CHECKING:
+    from sdqueue.sessions import LockBackend, SessionStore
+    from sdqueue.settings import Settings
+
+
+def topology_of(settings: Settings) -> Topology:
+    """The exchanges and queues that the settings name."""
+    return Topology(settings.namespace, settings.partitions)
+
+
+def open_broker(settings: Settings, *, name: str = "sdqueue") -> Broker:
+    """The broker of ``SDQUEUE_BROKER_URL``, to be entered by the caller.
+
+    Parameters:
+        settings: where it is.
+        name: who connects; shown by a broker that lists its connections.
+
+    Raises:
+        ConfigurationError: the URL cannot be read.
+    """
+    url = settings.broker_url
+    topology = topology_of(settings)
+    match _scheme(url):
+        case "memory":
+            return MemoryBroker(topology)
+        case "sqlite":
+            from sdqueue.brokers.sqlite import SQLiteBroker
+
+            return SQLiteBroker(topology, _parent_made(path_of(url)))
+        case "amqp" | "amqps":
+            from sdqueue.brokers.rabbitmq import RabbitMQBroker
+
+            return RabbitMQBroker(url, topology, name=name)
+    raise _unknown("SDQUEUE_BROKER_URL", url)
+
+
+def open_store(settings: Settings) -> SessionStore:
+    """The session store of ``SDQUEUE_STORE_URL``.
+
+    Raises:
+        ConfigurationError: the URL cannot be read.
+    """
+    from sdqueue.sessions import FileSessionStore, InMemorySessionStore, NullSessionStore, SQLiteSessionStore
+
+    url = settings.store_url
+    match _scheme(url):
+        case "memory":
+            return InMemorySessionStore()
+        case "null":
+            return NullSessionStore()
+        case "file":
+            return FileSessionStore(path_of(url))
+        case "sqlite":
+            return SQLiteSessionStore(path_of(url))
+        case scheme if scheme.startswith("redis"):
+            from sdqueue.sessions.stores.redis import RedisSessionStore
+
+            return RedisSessionStore(url=url, namespace=settings.namespace, ttl_s=settings.session_ttl_s)
+    raise _unknown("SDQUEUE_STORE_URL", url)
+
+
+def open_locks(settings: Settings) -> LockBackend:
+    """The locks of ``SDQUEUE_LOCK_URL``; without one, what fits the store.
+
+    A Redis store is locked in the same Redis, a SQLite store in the folder ``<path>.locks`` beside it, a folder of
+    files in its own subfolder ``locks``, and a store that lives in this process by this process.
+
+    Raises:
+        ConfigurationError: the URL cannot be read.
+    """
+    from sdqueue.sessions import AsyncioLockBackend, FileLockBackend
+
+    url = settings.lock_url or default_lock_url(settings.store_url)
+    match _scheme(url):
+        case "memory":
+            return AsyncioLockBackend()
+        case "file":
+            return FileLockBackend(path_of(url))
+        case scheme if scheme.startswith("redis"):
+            from sdqueue.sessions.locks.redis import RedisLockBackend
+
+            return RedisLockBackend(url=url, namespace=settings.namespace, ttl_s=settings.lock_ttl_s)
+    raise _unknown("SDQUEUE_LOCK_URL", url)
+
+
+def default_lock_url(store_url: str) -> str:
+    """The lock that fits a store."""
+    match _scheme(store_url):
+        case "sqlite":
+            return path_of(store_url).absolute().with_name(f"{path_of(store_url).name}.locks").as_uri()
+        case "file":
+            return (path_of(store_url) / "locks").as_uri()
+        case scheme if scheme.startswith("redis"):
+            return store_url
+    return "memory://"
+
+
+@asynccontextmanager
+async def opened_sessions(settings: Settings) -> AsyncIterator[tuple[SessionStore, LockBackend]]:
+    """The store and its locks for the length of a block, closed at its end."""
+    async with AsyncExitStack() as stack:
+        store = open_store(settings)
+        _close_at_end(stack, store)
+        locks = open_locks(settings)
+        _close_at_end(stack, locks)
+        yield store, locks
+
+
+def path_of(url: str) -> Path:
+    """The path of a ``sqlite:`` or ``file:`` URL."""
+    scheme, _, rest = url.partition("://")
+    return Path(unquote(rest)) if scheme == "file" else Path(rest.removeprefix("/"))
+
+
+def _close_at_end(stack: AsyncExitStack, backend: object) -> None:
+    # Closing is not part of the protocols: what a user brings may have nothing to close.
+    close = getattr(backend, "aclose", None)
+    if close is not None:
+        stack.push_async_callback(close)
+
+
+def _scheme(url: str) -> str:
+    return url.partition("://")[0]
+
+
+def _parent_made(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"SDQUEUE_BROKER_URL: cannot make the folder {str(path.parent)!r}: {error}") from None
+    return path
+
+
+def _unknown(setting: str, url: str) -> ConfigurationError:
+    return ConfigurationError(f"{setting}: no backend for {mask(url)!r}; `sdqueue settings` says which there are")

@@ -1,0 +1,414 @@
+"""Client: how applications and producers hand turns to the pool, and wait for the replies."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Final, Self, TypedDict, Unpack
+from uuid import uuid4
+
+from sdqueue.backends import open_broker
+from sdqueue.brokers import Broker, Delivery, Message, Subscription
+from sdqueue.errors import BrokerUnavailable, ReplyError, ReplyTimeout, TurnFailed
+from sdqueue.messages import MAX_TEXT_BYTES, InboundTurn, OutboundReply, TurnKind, partition_of, routing_key
+from sdqueue.settings import Settings
+
+CONFIRM_TIMEOUT_S: Final = 10.0
+"""Seconds that ``send`` waits for the broker's confirm, unless told otherwise."""
+
+REPLY_TIMEOUT_S: Final = 60.0
+"""Seconds that ``ask`` and ``stream`` wait for a reply, unless told otherwise."""
+
+
+class TurnOptions(TypedDict, total=False):
+    """What a turn may carry besides its session and text; all of it is optional.
+
+    Parameters:
+        id: names the turn for good. Sending it again under the same id does not run it again. Default: a random one.
+        channel: where the reply goes: the first word of its routing key.
+        address: JSON that the channel needs to deliver the reply; carried untouched.
+        sender: who said it.
+        kind: message, assist, reset or cancel.
+        metadata: JSON values that are copied to the reply.
+        deadline_s: seconds that the agent may take, all attempts together.
+        headers: message headers, such as the W3C ``traceparent``.
+    """
+
+    id: str | None
+    channel: str
+    address: Any
+    sender: str | None
+    kind: TurnKind
+    metadata: dict[str, Any] | None
+    deadline_s: float | None
+    headers: Mapping[str, Any] | None
+
+
+class Client:
+    """Sends turns and waits for replies; one object serves a whole application, from one event loop.
+
+    ::
+
+        async with Client.from_settings(broker_url="amqp://localhost") as client:
+            reply = await client.ask("user-42", "hello")
+            print(reply.text)
+
+    Replies come through one private queue. When it is lost with the connection, every question that waits is sent
+    again under its own id, and the pool answers from memory what it has answered already.
+
+    Parameters:
+        broker: entered by the caller, who may share it with a consumer.
+        max_text_bytes: longest text, in bytes of UTF-8; the consumers' limit.
+    """
+
+    def __init__(self, broker: Broker, *, max_text_bytes: int = MAX_TEXT_BYTES) -> None:
+        self._broker = broker
+        self._max_text_bytes = max_text_bytes
+        self._owns_broker = False
+        self._checked = False
+        self._closed = False
+        self._gate = asyncio.Lock()
+        self._questions: dict[str, list[_Question]] = {}
+        self._inbox: _Inbox | None = None
+
+    @classmethod
+    def from_settings(cls, settings: Settings | None = None, **overrides: Any) -> Self:
+        """A client with a broker of its own, which is entered and left together with it.
+
+        Parameters:
+            settings: where the broker is. Default: read from the environment.
+            overrides: settings that win over it, such as ``broker_url``; not together with ``settings``.
+
+        Raises:
+            ConfigurationError: a setting is wrong.
+        """
+        if settings is not None and overrides:
+            raise TypeError("give either settings or single values, not both")
+        settings = Settings.load(**overrides) if settings is None else settings
+        client = cls(open_broker(settings, name="sdqueue client"), max_text_bytes=settings.max_text_bytes)
+        client._owns_broker = True
+        return client
+
+    async def __aenter__(self) -> Self:
+        if self._owns_broker:
+            await self._broker.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._closed = True
+        for question in [q for asked in self._questions.values() for q in asked]:
+            question.fail(
+                ReplyError(
+                    f"the client was closed before turn {question.turn_id!r} was answered; if it was sent, it stays "
+                    f"queued: ask again with id={question.turn_id!r}"
+                )
+            )
+        try:
+            async with self._gate:  # a subscription that is just being made is closed as well
+                if self._inbox is not None:
+                    await self._inbox.close()
+        finally:
+            if self._owns_broker:
+                await self._broker.__aexit__(*exc_info)
+
+    async def send(
+        self,
+        session_id: str,
+        text: str,
+        *,
+        stream: bool = False,
+        timeout: float = CONFIRM_TIMEOUT_S,
+        **options: Unpack[TurnOptions],
+    ) -> str:
+        """Hand over a turn; returns when the broker has it for good.
+
+        Parameters:
+            session_id: the conversation; its turns are answered in the order in which the broker got them.
+            text: what was said.
+            stream: whether delta replies are wanted before the final one.
+            timeout: seconds.
+            options: see :class:`TurnOptions`.
+
+        Returns:
+            The turn's id.
+
+        Raises:
+            InvalidTurn: an argument is wrong; nothing was sent.
+            TopologyMissing: nobody has declared the queues yet.
+            BrokerUnavailable: not confirmed in ``timeout`` seconds. The turn may arrive nevertheless: repeat it under
+                the same id.
+            PublishRejected: the broker refused it.
+        """
+        self._check_open()
+        turn, headers = self._make(session_id, text, stream, options)
+        deadline = _now() + timeout
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._check_topology(deadline)
+                await self._publish(turn, headers, None, deadline)
+        except TimeoutError:
+            raise _unconfirmed(turn, timeout) from None
+        return _id(turn)
+
+    async def ask(
+        self,
+        session_id: str,
+        text: str,
+        *,
+        timeout: float = REPLY_TIMEOUT_S,
+        raise_on_error: bool = True,
+        **options: Unpack[TurnOptions],
+    ) -> OutboundReply:
+        """Hand over a turn and wait for the reply that ends it.
+
+        Parameters:
+            session_id: the conversation.
+            text: what was said.
+            timeout: seconds, from now to the reply.
+            raise_on_error: whether an ``error`` reply is raised, or returned like any other.
+            options: see :class:`TurnOptions`.
+
+        Raises:
+            TurnFailed: the turn was answered with an ``error`` reply.
+            ReplyTimeout: no answer in ``timeout`` seconds; the turn stays queued.
+            InvalidTurn, TopologyMissing, BrokerUnavailable, PublishRejected: see :meth:`send`.
+        """
+        deadline = _now() + timeout
+        with self._asked(session_id, text, False, options) as question:
+            while True:
+                reply = await question.next(deadline, timeout)
+                if reply.kind != "delta":
+                    return _checked(reply, raise_on_error)
+
+    async def stream(
+        self,
+        session_id: str,
+        text: str,
+        *,
+        timeout: float = REPLY_TIMEOUT_S,
+        raise_on_error: bool = True,
+        **options: Unpack[TurnOptions],
+    ) -> AsyncIterator[OutboundReply]:
+        """Hand over a turn and iterate over its replies: deltas as they are said, then the reply that ends the turn.
+
+        The final reply has the whole text and is what counts: where the agent had to start again, deltas of its
+        first attempt have been shown in vain (``metadata`` and ids tell attempts apart), and where the question was
+        repeated after a lost connection, the final reply may come alone.
+
+        Parameters:
+            session_id: the conversation.
+            text: what was said.
+            timeout: the longest silence in seconds: up to the first reply, and between one and the next.
+            raise_on_error: whether an ``error`` reply is raised, or yielded like any other.
+            options: see :class:`TurnOptions`.
+
+        Raises:
+            as :meth:`ask`, while iterating.
+        """
+        with self._asked(session_id, text, True, options) as question:
+            while True:
+                reply = await question.next(_now() + timeout, timeout)
+                if reply.kind == "delta":
+                    yield reply
+                    continue
+                yield _checked(reply, raise_on_error)
+                return
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ReplyError("the client is closed; use it inside its `async with` block")
+
+    def _make(
+        self, session_id: str, text: str, stream: bool, options: TurnOptions
+    ) -> tuple[InboundTurn, Mapping[str, Any]]:
+        fields: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+        headers = fields.pop("headers", {})
+        unknown = fields.keys() - TurnOptions.__annotations__.keys()
+        if unknown:
+            raise TypeError(
+                f"a turn has no {', '.join(sorted(unknown))}; it may have {', '.join(TurnOptions.__annotations__)}"
+            )
+        fields.setdefault("id", uuid4().hex)
+        fields |= {"session_id": session_id, "text": text, "stream": stream, "created_at": datetime.now(UTC)}
+        return InboundTurn.make(fields, max_text_bytes=self._max_text_bytes), headers
+
+    @contextmanager
+    def _asked(self, session_id: str, text: str, stream: bool, options: TurnOptions) -> Iterator[_Question]:
+        """A question that gets replies for the length of the block, and is forgotten however that ends."""
+        self._check_open()
+        question = _Question(self, *self._make(session_id, text, stream, options))
+        self._questions.setdefault(question.turn_id, []).append(question)
+        try:
+            yield question
+        finally:
+            asked = self._questions[question.turn_id]
+            asked.remove(question)
+            if not asked:
+                del self._questions[question.turn_id]
+
+    async def _check_topology(self, deadline: float) -> None:
+        """Once: a turn published while queues are still being bound could be overtaken by later ones."""
+        if self._checked:
+            return
+        async with self._gate:
+            if not self._checked:
+                await self._broker.check(timeout=_left(deadline))
+                self._checked = True
+
+    async def _open_inbox(self, deadline: float) -> _Inbox:
+        """The private queue, subscribed anew where it was lost. One caller does it for all that wait."""
+        await self._check_topology(deadline)
+        async with self._gate:
+            self._check_open()
+            if self._inbox is None or self._inbox.lost:
+                if self._inbox is not None:
+                    await self._inbox.close()
+                    self._inbox = None
+                subscription = await self._broker.subscribe_replies(self._receive, timeout=_left(deadline))
+                self._inbox = _Inbox(subscription, self._wake_all)
+            return self._inbox
+
+    async def _publish(
+        self, turn: InboundTurn, headers: Mapping[str, Any], reply_to: str | None, deadline: float
+    ) -> None:
+        topology = self._broker.topology
+        key = routing_key(partition_of(turn.session_id, topology.partitions))
+        message = Message(turn.to_bytes(), message_id=turn.id, reply_to=reply_to, headers=headers)
+        await self._broker.publish(topology.turns, key, message, timeout=_left(deadline))
+
+    def _receive(self, delivery: Delivery) -> None:
+        """Give a reply to whoever asked; it is called by the broker and must not raise."""
+        turn_id = delivery.message.correlation_id
+        asked = self._questions.get(turn_id) if turn_id is not None else None
+        if not asked:
+            return  # a repeat of what is answered, or the reply to a question that was given up
+        try:
+            reply = OutboundReply.decode(delivery.message.body)
+        except ValueError as error:
+            for question in asked:
+                question.fail(ReplyError(f"the reply to turn {turn_id!r} cannot be read: {error}"))
+            return
+        for question in asked:
+            question.receive(reply)
+
+    def _wake_all(self) -> None:
+        for asked in self._questions.values():
+            for question in asked:
+                question.wake()
+
+
+class _Inbox:
+    """One life of the private reply queue."""
+
+    def __init__(self, subscription: Subscription, on_lost: Callable[[], None]) -> None:
+        self.queue = subscription.queue
+        self.lost = False
+        self._subscription = subscription
+        self._on_lost = on_lost
+        self._watch = asyncio.create_task(self._wait_lost(), name=f"reply queue {self.queue}")
+
+    async def _wait_lost(self) -> None:
+        try:
+            await self._subscription.wait_lost()
+        finally:
+            self.lost = True
+            self._on_lost()
+
+    async def close(self) -> None:
+        self._watch.cancel()
+        await asyncio.wait({self._watch})
+        await self._subscription.close()
+        if not self._watch.cancelled():
+            self._watch.result()
+
+
+class _Question:
+    """A turn whose replies somebody waits for."""
+
+    def __init__(self, client: Client, turn: InboundTurn, headers: Mapping[str, Any]) -> None:
+        self.turn_id = _id(turn)
+        self._client = client
+        self._turn = turn
+        self._headers = headers
+        self._sent_under: _Inbox | None = None
+        self._confirmed = False
+        self._seen: set[str] = set()
+        self._events: asyncio.Queue[OutboundReply | None] = asyncio.Queue()
+        self._failure: Exception | None = None
+        self._waiting: asyncio.Timeout | None = None
+
+    async def next(self, deadline: float, timeout: float) -> OutboundReply:
+        """The next reply, after (re)sending the turn where that is due.
+
+        Parameters:
+            deadline: on the loop's clock.
+            timeout: the same as the caller gave it, for the message.
+        """
+        try:
+            async with asyncio.timeout_at(deadline) as self._waiting:
+                while self._failure is None or not self._events.empty():
+                    if self._events.empty():
+                        await self._ensure_sent(deadline)
+                    event = await self._events.get()
+                    if event is not None:
+                        return event
+        except TimeoutError:
+            if self._failure is None and self._confirmed:
+                raise ReplyTimeout(self.turn_id, timeout) from None
+            if self._failure is None:
+                raise _unconfirmed(self._turn, timeout) from None
+        finally:
+            self._waiting = None
+        assert self._failure is not None
+        raise self._failure
+
+    async def _ensure_sent(self, deadline: float) -> None:
+        if self._sent_under is not None and not self._sent_under.lost:
+            return
+        inbox = await self._client._open_inbox(deadline)
+        await self._client._publish(self._turn, self._headers, inbox.queue, deadline)
+        # An inbox that was lost while this was under way has put a wake-up into the events: it is sent once more.
+        self._sent_under = inbox
+        self._confirmed = True
+
+    def receive(self, reply: OutboundReply) -> None:
+        if reply.id not in self._seen:
+            self._seen.add(reply.id)
+            self._events.put_nowait(reply)
+
+    def fail(self, error: Exception) -> None:
+        """End it, wherever it waits: for the broker's confirm as well as for a reply."""
+        self._failure = error
+        if self._waiting is not None and not self._waiting.expired():
+            self._waiting.reschedule(_now())
+
+    def wake(self) -> None:
+        self._events.put_nowait(None)
+
+
+def _checked(reply: OutboundReply, raise_on_error: bool) -> OutboundReply:
+    if reply.kind == "error" and raise_on_error:
+        raise TurnFailed(reply)
+    return reply
+
+
+def _unconfirmed(turn: InboundTurn, timeout: float) -> BrokerUnavailable:
+    return BrokerUnavailable(
+        f"the broker did not confirm turn {turn.id!r} within {timeout:g} s; it may arrive nevertheless: "
+        f"repeat it with id={turn.id!r}, and look at the broker with `sdqueue doctor`"
+    )
+
+
+def _id(turn: InboundTurn) -> str:
+    assert turn.id is not None
+    return turn.id
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _left(deadline: float) -> float:
+    return max(deadline - _now(), 0.001)

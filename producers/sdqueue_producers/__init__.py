@@ -1,0 +1,1 @@
+"""Producers: services that connect chat platforms to both ends of the queue."""

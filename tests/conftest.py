@@ -1,0 +1,211 @@
+"""Fixtures of all tests: servers that the run shares, servers of a test's own, and a namespace for each test."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeVar
+
+import pytest
+
+from tests.servers.kinds import KINDS, RABBITMQ, REDIS, Kind
+from tests.servers.namespaces import clear_rabbitmq, clear_redis, declarations
+from tests.servers.process import LocalServer
+from tests.servers.provide import NoServer, sources
+from tests.servers.rabbitmq import LocalRabbitMQ
+from tests.servers.redis import LocalRedis
+from tests.servers.run import Run
+
+FOLDER: Final = "SDQUEUE_TEST_RUN_FOLDER"
+"""Tells the workers of pytest-xdist where the run's servers are written down."""
+
+RUN: Final = pytest.StashKey[Run]()
+
+SHARED: Final = {"amqp_url": RABBITMQ, "redis_url": REDIS}
+
+NEEDS: Final = {**SHARED, "private_rabbitmq": RABBITMQ, "private_redis": REDIS}
+
+S = TypeVar("S", bound=LocalServer)
+
+
+# The run
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Begin the run, or join it as a worker."""
+    if hasattr(config, "workerinput"):
+        config.stash[RUN] = Run(Path(os.environ[FOLDER]))
+    else:
+        config.stash[RUN] = Run.begin()
+        os.environ[FOLDER] = str(config.stash[RUN].folder)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop what the run started, also after Ctrl-C."""
+    if RUN in config.stash and not hasattr(config, "workerinput"):
+        config.stash[RUN].end()
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the servers that they need: by their fixtures, or by a parameter of the marker's name."""
+    for item in items:
+        for kind in _needed(item, NEEDS):
+            item.add_marker(kind.marker)
+
+
+@pytest.hookimpl(tryfirst=True)  # before the collection is reported
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Start the shared servers that the chosen tests need, together, and outside of any test's time limit."""
+    if session.config.option.collectonly:
+        return
+    kinds = {kind for item in session.items for kind in _needed(item, SHARED)}
+    with ThreadPoolExecutor() as pool:
+        for future in [pool.submit(session.config.stash[RUN].get, kind) for kind in kinds]:
+            try:
+                future.result()
+            except NoServer:
+                continue  # the fixture skips or fails each test that needs it
+
+
+def _needed(item: pytest.Item, fixtures: Mapping[str, Kind]) -> set[Kind]:
+    """What a test needs by these fixtures, or by a parameter with the name of a marker: the fixture that takes the
+    parameter then asks for the address by itself."""
+    names = getattr(item, "fixturenames", ())
+    words = item.callspec.id.split("-") if isinstance(item, pytest.Function) and hasattr(item, "callspec") else ()
+    return {fixtures[name] for name in names if name in fixtures} | {KINDS[word] for word in words if word in KINDS}
+
+
+def _report(config: pytest.Config) -> list[str]:
+    servers = config.stash[RUN].servers()
+    if not servers:
+        return []
+    reasons = (reason for server in servers for reason in server.passed_over)
+    passed_over = dict.fromkeys(reason for reason in reasons if not reason.endswith("is not set"))
+    lines = [f"sdqueue servers: {', '.join(map(str, servers))}"]
+    return lines + [f"  passed over: {'; '.join(passed_over)}"] * bool(passed_over)
+
+
+def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
+    """Say where the servers come from."""
+    return _report(config)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say it again where the workers collected, and say loudly which tests were skipped for want of a server."""
+    lines = _report(config)
+    if lines:
+        terminalreporter.section("servers")
+        terminalreporter.write_line("\n".join(lines))
+    skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", ())]
+    reasons = [str(where[2]) for where in skipped if isinstance(where, tuple)]
+    for kind in KINDS.values():
+        without = [reason for reason in reasons if f"no {kind.name}: " in reason]
+        if without:
+            terminalreporter.section(f"{len(without)} TESTS NOT RUN", yellow=True, bold=True)
+            terminalreporter.write_line(without[0].removeprefix("Skipped: "), yellow=True)
+
+
+def refuse(reason: str, environ: Mapping[str, str]) -> NoReturn:
+    """A test cannot have its server: skip it, but fail it in CI, where nobody reads what was skipped."""
+    if environ.get("CI"):
+        pytest.fail(f"{reason} (CI is set, so this fails)", pytrace=False)
+    pytest.skip(reason)
+
+
+# Shared servers
+
+
+def _url(config: pytest.Config, kind: Kind) -> str:
+    try:
+        return config.stash[RUN].get(kind).url
+    except NoServer as error:
+        refuse(f"{error}", os.environ)
+
+
+@pytest.fixture(scope="session")
+def amqp_url(pytestconfig: pytest.Config) -> str:
+    """The address of the run's RabbitMQ."""
+    return _url(pytestconfig, RABBITMQ)
+
+
+@pytest.fixture(scope="session")
+def redis_url(pytestconfig: pytest.Config) -> str:
+    """The address of the run's Redis."""
+    return _url(pytestconfig, REDIS)
+
+
+@pytest.fixture
+def namespace(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of the test's own; what it made under it in the shared servers is deleted afterwards."""
+    name = f"t-{secrets.token_hex(4)}"
+    run = request.config.stash[RUN]
+    with declarations() as (queues, exchanges):
+        yield name
+    used = run.used
+    if RABBITMQ.marker in used and (queues or request.node.get_closest_marker(RABBITMQ.marker)):
+        _await(clear_rabbitmq(used[RABBITMQ.marker].url, name, queues, exchanges))
+    if REDIS.marker in used:
+        _await(clear_redis(used[REDIS.marker].url, name))
+
+
+def _await(work: Coroutine[Any, Any, None]) -> None:
+    """Run it on a loop and thread of its own, whatever state the test has left its loop in."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(asyncio.run, work).result()
+
+
+# Servers of a test's own
+
+
+@pytest.fixture(scope="module")
+def private_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[type[S], str], S]]:
+    """The private servers of a module by class and name; all are closed after its last test."""
+    servers: dict[tuple[type[LocalServer], str], LocalServer] = {}
+
+    def get(cls: type[S], name: str) -> S:
+        if (cls, name) not in servers:
+            servers[cls, name] = cls(tmp_path_factory.mktemp(f"{cls.__name__}-{name}"))
+        server = servers[cls, name]
+        assert isinstance(server, cls)
+        return server
+
+    yield get
+    for server in servers.values():
+        server.close()
+
+
+def _private(cls: type[S], kind: Kind, get: Callable[[type[S], str], S]) -> Callable[..., Awaitable[S]]:
+    missing = cls.missing() if "local" in sources(os.environ) else "SDQUEUE_TEST_SOURCES excludes local"
+    if missing:
+        refuse(f"no {kind.name}: a private instance is needed, and {missing}", os.environ)
+
+    async def make(name: str = "main") -> S:
+        server = await get(cls, name).start()
+        server.resume()
+        return server
+
+    return make
+
+
+@pytest.fixture
+def private_rabbitmq(
+    private_servers: Callable[[type[LocalRabbitMQ], str], LocalRabbitMQ],
+) -> Callable[..., Awaitable[LocalRabbitMQ]]:
+    """``await private_rabbitmq()``: a RabbitMQ that the test may stop, kill or freeze.
+
+    It starts in 5 to 11 s, so the tests of a module share the one of a name, running again whatever was done to it.
+    """
+    return _private(LocalRabbitMQ, RABBITMQ, private_servers)
+
+
+@pytest.fixture
+def private_redis(
+    private_servers: Callable[[type[LocalRedis], str], LocalRedis],
+) -> Callable[..., Awaitable[LocalRedis]]:
+    """``await private_redis()``: a Redis that the test may stop, kill, freeze or empty; a module's tests share it."""
+    return _private(LocalRedis, REDIS, private_servers)

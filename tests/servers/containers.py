@@ -1,0 +1,90 @@
+"""Servers in containers, by testcontainers, where a Docker engine answers and has or can get the image."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import docker  # type: ignore[import-untyped]  # docker ships no types
+from docker.errors import DockerException, ImageNotFound  # type: ignore[import-untyped]  # the same
+from docker.utils import parse_repository_tag  # type: ignore[import-untyped]  # the same
+from requests import RequestException
+from testcontainers.core.config import testcontainers_config
+from testcontainers.core.container import DockerContainer
+
+from tests.servers.process import Unavailable
+
+SILENCE_S: Final = 10.0
+"""A pull that reports nothing for so long is given up: without a network the engine may wait for minutes."""
+
+
+def ensure_image(image: str) -> None:
+    """Have the engine get the image unless it has it.
+
+    Raises:
+        Unavailable: no engine answers, or it cannot get the image.
+    """
+    try:
+        client = docker.from_env(timeout=5)
+        client.ping()
+    except (DockerException, RequestException) as error:
+        raise Unavailable("no Docker engine answers") from error
+    try:
+        client.images.get(image)
+    except ImageNotFound:
+        _pull(client, image)
+    except (DockerException, RequestException) as error:
+        raise Unavailable(f"the Docker engine fails: {error}") from error
+    finally:
+        client.close()
+
+
+def _pull(client: docker.DockerClient, image: str) -> None:
+    events: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+    repository, tag = parse_repository_tag(image)
+
+    def pull() -> None:
+        try:
+            for event in client.api.pull(repository, tag=tag or "latest", stream=True, decode=True):
+                events.put(event.get("error", ""))
+            events.put(None)
+        except (DockerException, RequestException) as error:
+            events.put(f"{error}")
+
+    # A daemon, so that a pull that hangs does not keep the process.
+    threading.Thread(target=pull, daemon=True, name="docker pull").start()
+    while True:
+        try:
+            event = events.get(timeout=SILENCE_S)
+        except queue.Empty:
+            raise Unavailable(f"the Docker engine got nothing of {image} in {SILENCE_S:.0f} s") from None
+        if event is None:
+            return
+        if event:
+            raise Unavailable(f"the Docker engine cannot get {image}: {event}")
+
+
+@contextmanager
+def container(image: str, port: int) -> Iterator[tuple[str, int]]:
+    """Run the image, and give host and port under which its ``port`` is reached; it may not listen yet.
+
+    Raises:
+        Unavailable: it cannot be run.
+    """
+    ensure_image(image)
+    # Ryuk, testcontainers' watchdog, would be one more image to pull; the keeper of the server stops the container.
+    testcontainers_config.ryuk_disabled = True
+    running = DockerContainer(image).with_exposed_ports(port)
+    try:
+        running.start()
+        address = running.get_container_host_ip(), int(running.get_exposed_port(port))
+    except (DockerException, RequestException, ConnectionError, TimeoutError) as error:
+        running.stop()
+        raise Unavailable(f"{image} does not run: {error}") from error
+    try:
+        yield address
+    finally:
+        running.stop()

@@ -1,0 +1,127 @@
+"""Where a server comes from: the first source that works."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tests.servers.kinds import Kind
+from tests.servers.process import START_TIMEOUT_S, ServerFailed, Unavailable
+
+SOURCES: Final = ("environment", "container", "local")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server.
+
+    Parameters:
+        product: what it says it is, such as ``RabbitMQ 3.10.8``.
+        url: its address.
+        origin: where it comes from, for people.
+        passed_over: why it does not come from an earlier source.
+    """
+
+    product: str
+    url: str
+    origin: str
+    passed_over: Sequence[str] = ()
+
+    def __str__(self) -> str:
+        """As the run reports it."""
+        return f"{self.product} ({self.origin})"
+
+
+class NoServer(Exception):
+    """No source gives the server; the message names each with its reason."""
+
+
+def sources(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """The sources to try, in their order.
+
+    Raises:
+        ValueError: ``SDQUEUE_TEST_SOURCES`` names one that does not exist.
+    """
+    wanted = [name.strip() for name in environ.get("SDQUEUE_TEST_SOURCES", "").split(",") if name.strip()]
+    unknown = sorted(set(wanted) - set(SOURCES))
+    if unknown:
+        raise ValueError(f"SDQUEUE_TEST_SOURCES names {', '.join(unknown)}; there are {', '.join(SOURCES)}")
+    return tuple(name for name in SOURCES if not wanted or name in wanted)
+
+
+@asynccontextmanager
+async def provide(kind: Kind, environ: Mapping[str, str], folder: Path) -> AsyncIterator[Server]:
+    """A server of this kind from the first source that works; what was started for it is stopped at the end.
+
+    Parameters:
+        folder: for the data of a private instance.
+
+    Raises:
+        NoServer: none works.
+        ValueError: as :func:`sources`.
+    """
+    passed_over: list[str] = []
+    async with AsyncExitStack() as stack:
+        for source in sources(environ):
+            try:
+                product, url, origin = await stack.enter_async_context(_OPEN[source](kind, environ, folder))
+            except (Unavailable, ServerFailed) as why:
+                passed_over.append(f"{source}: {why}")
+                continue
+            yield Server(product, url, origin, tuple(passed_over))
+            return
+    raise NoServer(f"no {kind.name}: {'; '.join(passed_over)}")
+
+
+@asynccontextmanager
+async def _environment(kind: Kind, environ: Mapping[str, str], _: Path) -> AsyncIterator[tuple[str, str, str]]:
+    url = environ.get(kind.address)
+    if not url:
+        raise Unavailable(f"{kind.address} is not set")
+    try:
+        product = await kind.version(url)
+    except Unavailable as why:
+        raise Unavailable(f"the server at {kind.address} does not answer: {why}") from why
+    yield product, url, kind.address
+
+
+@asynccontextmanager
+async def _container(kind: Kind, environ: Mapping[str, str], _: Path) -> AsyncIterator[tuple[str, str, str]]:
+    from tests.servers.containers import container  # slow to import, and not always needed
+
+    image = environ.get(kind.image_variable) or kind.image
+    with container(image, kind.port) as (host, port):
+        url = kind.url.format(host=host, port=port)
+        yield await _answer(kind, url), url, f"container {image}"
+
+
+async def _answer(kind: Kind, url: str) -> str:
+    """The version of a server that is starting."""
+    deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
+    while True:
+        try:
+            return await kind.version(url)
+        except Unavailable:
+            if asyncio.get_running_loop().time() > deadline:
+                raise
+            await asyncio.sleep(0.2)
+
+
+@asynccontextmanager
+async def _local(kind: Kind, _: Mapping[str, str], folder: Path) -> AsyncIterator[tuple[str, str, str]]:
+    missing = kind.local.missing()
+    if missing:
+        raise Unavailable(missing)
+    server = kind.local(folder)
+    try:
+        await server.start()
+        yield await server.version(), server.url, "local instance"
+    finally:
+        server.close()
+
+
+_OPEN: Final = {"environment": _environment, "container": _container, "local": _local}

@@ -1,0 +1,147 @@
+"""RabbitMQ: a private instance, and what answers at an address."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import subprocess
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import aiormq
+from aiormq.exceptions import AMQPError
+
+from tests.servers.process import LocalServer, ServerFailed, Unavailable, find, free_port, launch, reap
+
+CONFIGURATION = """
+listeners.tcp.1 = 127.0.0.1:{port}
+vm_memory_high_watermark.absolute = 1GiB
+disk_free_limit.absolute = 1MB
+raft.wal_max_size_bytes = 67108864
+log.console = false
+log.file.level = warning
+"""
+
+
+async def version(url: str) -> str:
+    """Product and version of the server at ``url``, such as ``RabbitMQ 3.10.8``.
+
+    Raises:
+        Unavailable: nothing there answers.
+    """
+    try:
+        async with asyncio.timeout(5):
+            await _listens(url)
+            connection = await aiormq.connect(url)
+            try:
+                about = connection.server_properties
+            finally:
+                await connection.close()
+    except (AMQPError, OSError, ValueError) as error:
+        raise Unavailable(f"{error}" or type(error).__name__) from error
+    return f"{about['product']!s} {about['version']!s}"
+
+
+async def _listens(url: str) -> None:
+    """Fail quietly while nothing listens; the client would log every try."""
+    parts = urlsplit(url)
+    writer = (await asyncio.open_connection(parts.hostname, parts.port or 5672))[1]
+    writer.close()
+    await writer.wait_closed()
+
+
+class LocalRabbitMQ(LocalServer):
+    """A private RabbitMQ node with a name server (epmd) of its own, so that nothing of it is shared or left."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.node = f"sdqueue-{secrets.token_hex(4)}@localhost"
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self._choose_ports()
+
+    @classmethod
+    def _scripts(cls) -> Path | None:
+        """Where the real scripts are: the command on Debian's PATH is a wrapper with a user and folders of its own."""
+        command = find("rabbitmq-server")
+        for folder in (Path("/usr/lib/rabbitmq/bin"), command and command.resolve().parent):
+            if folder and command and (folder / "rabbitmq-server").exists():
+                return folder
+        return None
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """``rabbitmq-server`` with Erlang."""
+        if cls._scripts() is None:
+            return "rabbitmq-server is not installed"
+        return None if find("epmd") else "epmd, a part of Erlang, is not installed"
+
+    @property
+    def url(self) -> str:
+        """Its address, the default virtual host."""
+        return f"amqp://guest:guest@127.0.0.1:{self.port}/"
+
+    async def version(self) -> str:
+        """As :func:`version`."""
+        return await version(self.url)
+
+    async def ctl(self, *arguments: str) -> str:
+        """Run ``rabbitmqctl`` on it and return what it says.
+
+        Raises:
+            ServerFailed: the command failed; the message has its output.
+        """
+        scripts = self._scripts()
+        if scripts is None:
+            raise Unavailable("rabbitmq-server is not installed")
+        process = await asyncio.create_subprocess_exec(
+            scripts / "rabbitmqctl", "--quiet", *arguments, env=self._environment(), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        output = (await process.communicate())[0].decode(errors="replace")
+        if process.returncode:
+            raise ServerFailed(f"rabbitmqctl {' '.join(arguments)} ended with {process.returncode}:\n{output}")
+        return output
+
+    def _choose_ports(self) -> None:
+        self.port, self._dist_port, self._epmd_port = free_port(), free_port(), free_port()
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        scripts, epmd = self._scripts(), find("epmd")
+        if scripts is None or epmd is None:
+            raise Unavailable("rabbitmq-server is not installed")
+        (self.folder / "rabbitmq.conf").write_text(CONFIGURATION.format(port=self.port))
+        (self.folder / "enabled_plugins").write_text("[].\n")
+        if self._epmd is None:
+            self._epmd = launch(
+                [epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"], self.folder / "epmd.log"
+            )
+        return launch([scripts / "rabbitmq-server"], self.folder / "server.log", self._environment())
+
+    def _kill(self) -> None:
+        super()._kill()
+        reap(self._epmd)
+        self._epmd = None
+
+    def _environment(self) -> dict[str, str]:
+        """Nothing of the machine's own RabbitMQ: neither its configuration nor its cookie, node, plugins or data."""
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
+        return ours | {
+            "HOME": str(self.folder),  # the cookie is made there
+            "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "logs"),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_CONFIG_FILES": str(self.folder / "conf.d"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "advanced.config"),
+            "RABBITMQ_CONF_ENV_FILE": str(self.folder / "rabbitmq-env.conf"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
+            "RABBITMQ_PID_FILE": str(self.folder / "pid"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_CRASH_DUMP_SECONDS": "0",
+            # Otherwise the script stays as the server's parent, and killing what was started leaves the server.
+            "RUNNING_UNDER_SYSTEMD": "true",
+        }

@@ -1,0 +1,65 @@
+"""Redis: a private instance, and what answers at an address."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from tests.servers.process import LocalServer, Unavailable, find, launch
+
+
+async def version(url: str) -> str:
+    """Product and version of the server at ``url``, such as ``Redis 7.0.15``.
+
+    Raises:
+        Unavailable: nothing there answers.
+    """
+    try:
+        async with Redis.from_url(url, socket_connect_timeout=3, socket_timeout=3) as client:
+            about = await client.info("server")
+    except (RedisError, OSError, ValueError) as error:
+        raise Unavailable(f"{error}") from error
+    if about.get("server_name") == "valkey":
+        return f"Valkey {about['valkey_version']}"
+    return f"Redis {about['redis_version']}"
+
+
+class LocalRedis(LocalServer):
+    """A private Redis. It appends every write to a file, so that a restart keeps the data."""
+
+    @classmethod
+    def _command(cls) -> Path | None:
+        return find("redis-server", "valkey-server")
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """``redis-server`` or ``valkey-server``."""
+        return None if cls._command() else "redis-server is not installed"
+
+    @property
+    def url(self) -> str:
+        """Its address, database 0."""
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    async def version(self) -> str:
+        """As :func:`version`."""
+        return await version(self.url)
+
+    async def flush(self) -> None:
+        """Empty it, as a server that lost its data."""
+        async with Redis.from_url(self.url) as client:
+            await client.flushall()
+
+    def _launch(self) -> subprocess.Popen[bytes]:
+        command = self._command()
+        if command is None:
+            raise Unavailable("redis-server is not installed")
+        options = {
+            "port": self.port, "bind": "127.0.0.1", "dir": self.folder, "save": "", "appendonly": "yes",
+            "loglevel": "warning",
+        }  # fmt: skip
+        words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
+        return launch([command, *words], self.folder / "server.log")

@@ -1,0 +1,334 @@
+"""The tests' own servers: where they come from, what a run says of it, and that nothing of them stays."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import aiormq
+import pytest
+from aiormq.exceptions import ChannelNotFoundEntity
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+
+from tests.conftest import refuse
+from tests.servers import containers, install
+from tests.servers.kinds import RABBITMQ, REDIS
+from tests.servers.process import Unavailable, free_port
+from tests.servers.provide import NoServer, provide, sources
+from tests.servers.rabbitmq import LocalRabbitMQ
+from tests.servers.redis import LocalRedis
+
+ROOT = Path(__file__).parents[1]
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Live processes that work in this folder or below."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").resolve().is_relative_to(folder.resolve()):
+                found.append(int(process.name))
+        except OSError:
+            continue  # it has just ended, or is another user's
+    return found
+
+
+async def expect_no_process(folder: Path) -> None:
+    """Erlang's helper processes notice within a moment that their server is gone."""
+    async with asyncio.timeout(10):
+        while processes_of(folder):
+            await asyncio.sleep(0.02)
+
+
+# Where servers come from
+
+
+def test_sources_are_tried_in_the_documented_order() -> None:
+    assert sources({}) == ("environment", "container", "local")
+
+
+def test_sources_can_be_chosen_and_keep_their_order() -> None:
+    assert sources({"SDQUEUE_TEST_SOURCES": "local, environment"}) == ("environment", "local")
+
+
+def test_an_unknown_source_is_named() -> None:
+    with pytest.raises(ValueError, match="moon"):
+        sources({"SDQUEUE_TEST_SOURCES": "local,moon"})
+
+
+async def test_an_address_in_the_environment_comes_first(redis_url: str, tmp_path: Path) -> None:
+    environ = {"SDQUEUE_TEST_REDIS_URL": redis_url}
+    async with provide(REDIS, environ, tmp_path) as server:
+        assert (server.url, server.origin) == (redis_url, "SDQUEUE_TEST_REDIS_URL")
+        assert str(server) == f"{server.product} (SDQUEUE_TEST_REDIS_URL)"
+        assert server.passed_over == ()
+
+
+async def test_an_address_that_does_not_answer_is_passed_over_and_named(
+    private_redis: Callable[..., Awaitable[LocalRedis]], tmp_path: Path
+) -> None:
+    gone = await private_redis("gone")
+    await gone.stop()
+    environ = {"SDQUEUE_TEST_REDIS_URL": gone.url, "SDQUEUE_TEST_SOURCES": "environment,local"}
+    async with provide(REDIS, environ, tmp_path / "redis") as server:
+        assert server.origin == "local instance"
+        assert server.url != gone.url
+        assert "SDQUEUE_TEST_REDIS_URL does not answer" in server.passed_over[0]
+    await expect_no_process(tmp_path)
+
+
+async def test_without_any_source_every_reason_is_given(tmp_path: Path) -> None:
+    with pytest.raises(NoServer, match=r"no RabbitMQ: environment: SDQUEUE_TEST_AMQP_URL is not set"):
+        async with provide(RABBITMQ, {"SDQUEUE_TEST_SOURCES": "environment"}, tmp_path):
+            pass
+
+
+def test_a_machine_without_a_docker_engine_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
+    with pytest.raises(Unavailable, match="no Docker engine answers"):
+        containers.ensure_image("redis:7")
+
+
+def test_an_engine_that_gets_nothing_of_an_image_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine without a network may wait for minutes before it says so."""
+
+    class Engine:
+        class api:
+            @staticmethod
+            def pull(*_: object, **__: object) -> list[dict[str, str]]:
+                silence.wait()
+                return []
+
+    silence = threading.Event()
+    monkeypatch.setattr(containers, "SILENCE_S", 0.05)
+    with pytest.raises(Unavailable, match="got nothing of redis:7"):
+        containers._pull(Engine(), "redis:7")
+    silence.set()
+
+
+def test_no_service_is_started_by_an_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    policy = tmp_path / "policy-rc.d"
+    monkeypatch.setattr(install, "POLICY", policy)
+    with install.services_off():
+        assert subprocess.run([policy], check=False).returncode == 101
+    assert not policy.exists()
+
+
+def test_a_policy_that_exists_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    policy = tmp_path / "policy-rc.d"
+    policy.write_text("of the owner")
+    monkeypatch.setattr(install, "POLICY", policy)
+    with install.services_off():
+        assert policy.read_text() == "of the owner"
+    assert policy.read_text() == "of the owner"
+
+
+# What a run does without a server
+
+
+@pytest.mark.parametrize("environ", [{}, {"CI": ""}])
+def test_a_missing_server_skips(environ: dict[str, str]) -> None:
+    with pytest.raises(pytest.skip.Exception, match="no Redis"):
+        refuse("no Redis: not installed", environ)
+
+
+def test_a_missing_server_fails_in_ci() -> None:
+    with pytest.raises(pytest.fail.Exception, match="no Redis"):
+        refuse("no Redis: not installed", {"CI": "1"})
+
+
+INNER = """
+def test_shared(redis_url): assert redis_url
+def test_private(private_redis): assert private_redis
+def test_free(namespace): assert namespace
+"""
+
+
+def inner(tmp_path: Path, *arguments: str, test: str = INNER, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A run of its own, by default of three tests, two of which need a server."""
+    (tmp_path / "test_inner.py").write_text(test)
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "SDQUEUE", "CI"))}
+    command = [
+        sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider",
+        "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path), *arguments, str(tmp_path / "test_inner.py"),
+    ]  # fmt: skip
+    return subprocess.run(
+        command, cwd=ROOT, env={**ours, "TMPDIR": str(tmp_path), **environ}, text=True, check=False, timeout=100,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def test_a_run_without_servers_skips_loudly(tmp_path: Path) -> None:
+    result = inner(tmp_path, SDQUEUE_TEST_SOURCES="environment")
+    assert result.returncode == 0, result.stdout
+    assert "1 passed, 2 skipped" in result.stdout
+    assert "2 TESTS NOT RUN" in result.stdout
+    assert "no Redis: " in result.stdout
+
+
+def test_a_run_without_servers_fails_in_ci(tmp_path: Path) -> None:
+    result = inner(tmp_path, SDQUEUE_TEST_SOURCES="environment", CI="true")
+    assert result.returncode == 1, result.stdout
+    assert "1 passed, 2 errors" in result.stdout
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+async def test_a_run_says_which_server_it_uses_and_leaves_nothing(
+    tmp_path: Path, workers: int, private_redis: object
+) -> None:
+    """With workers too, although the one that asked for the server may end before the other."""
+    result = inner(tmp_path, *(["-n", str(workers)] if workers else []), SDQUEUE_TEST_SOURCES="local")
+    assert result.returncode == 0, result.stdout
+    assert "3 passed" in result.stdout
+    assert "sdqueue servers: " in result.stdout
+    assert "(local instance)" in result.stdout
+    await expect_no_process(tmp_path)
+    assert not list(tmp_path.glob("sdqueue-tests-*"))
+
+
+DIES = """
+import os, signal
+from pathlib import Path
+
+
+async def test_dies(redis_url, private_redis):
+    Path(PID_FILE).write_text(str((await private_redis()).pid))
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+async def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, private_redis: object) -> None:
+    """No fixture runs after SIGKILL: the keeper of the shared server sees it, the kernel ends the private one."""
+    dies = DIES.replace("PID_FILE", repr(str(tmp_path / "pid")))
+
+    killed = inner(tmp_path, test=dies, SDQUEUE_TEST_SOURCES="local")
+
+    assert killed.returncode == -signal.SIGKILL, killed.stdout
+    await expect_no_process(tmp_path)
+    assert not Path("/proc", (tmp_path / "pid").read_text(), "exe").exists()
+    async with asyncio.timeout(10):
+        while list(tmp_path.glob("sdqueue-tests-*")):
+            await asyncio.sleep(0.02)
+
+
+# Private servers
+
+
+async def test_a_private_redis_stops_starts_and_keeps_its_data(
+    private_redis: Callable[..., Awaitable[LocalRedis]],
+) -> None:
+    server = await private_redis()
+    async with Redis.from_url(server.url) as client:
+        await client.set("key", "value")
+    pid = server.pid
+
+    await server.stop()
+
+    assert not server.running
+    assert processes_of(server.folder) == []
+    async with Redis.from_url(server.url) as client:
+        with pytest.raises(RedisConnectionError):
+            await client.ping()
+
+    await server.start()
+    assert server.pid != pid
+    async with Redis.from_url(server.url) as client:
+        assert await client.get("key") == b"value"
+        await server.flush()
+        assert await client.get("key") is None
+
+
+async def test_a_paused_redis_does_not_answer_until_it_goes_on(
+    private_redis: Callable[..., Awaitable[LocalRedis]],
+) -> None:
+    server = await private_redis()
+    async with Redis.from_url(server.url) as client:
+        await client.ping()
+        server.pause()
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(client.echo("late"), 0.2)
+        server.resume()
+    async with Redis.from_url(server.url) as client:
+        assert await client.ping()
+
+
+async def test_a_private_server_is_running_for_the_next_test_whatever_was_done_to_it(
+    private_redis: Callable[..., Awaitable[LocalRedis]],
+) -> None:
+    server = await private_redis()
+    server.pause()
+    assert await (await private_redis()).version()
+    await server.kill()
+    assert await private_redis() is server
+    assert await server.version()
+
+
+async def test_a_closed_server_leaves_neither_process_nor_folder(
+    private_rabbitmq: Callable[..., Awaitable[LocalRabbitMQ]],
+) -> None:
+    """RabbitMQ brings epmd and two helpers along."""
+    server = await private_rabbitmq()
+    assert (await server.version()).startswith("RabbitMQ ")
+    assert server.node in await server.ctl("status")
+    connection = await aiormq.connect(server.url)
+    channel = await connection.channel()
+    await channel.queue_declare("kept", durable=True, arguments={"x-queue-type": "quorum"})
+    await connection.close()
+
+    await server.restart()
+    assert (await server.ctl("list_queues", "name")).split() == ["name", "kept"]
+
+    server.close()
+    await expect_no_process(server.folder)
+    assert not server.folder.exists()
+
+
+# Namespaces
+
+
+LEAVES = """
+from pathlib import Path
+
+import aiormq
+from redis.asyncio import Redis
+
+
+async def test_leaves(namespace, amqp_url, redis_url):
+    connection = await aiormq.connect(amqp_url)
+    channel = await connection.channel()
+    for name in (f"{namespace}.turns.0003", f"{namespace}.replies.slack"):
+        await channel.queue_declare(name, durable=True)
+    await channel.queue_declare("of-somebody-else", exclusive=True)
+    await channel.exchange_declare(f"{namespace}.replies", exchange_type="topic", durable=True)
+    await connection.close()
+    async with Redis.from_url(redis_url) as client:
+        await client.set(f"{namespace}:{{user-42}}:record", "x")
+        await client.set(f"prefix:{namespace}", "x")
+    Path(NAME_FILE).write_text(namespace)
+"""
+
+
+async def test_what_a_test_leaves_under_its_namespace_is_deleted(tmp_path: Path, amqp_url: str, redis_url: str) -> None:
+    test = LEAVES.replace("NAME_FILE", repr(str(tmp_path / "name")))
+
+    result = inner(tmp_path, test=test, SDQUEUE_TEST_AMQP_URL=amqp_url, SDQUEUE_TEST_REDIS_URL=redis_url)
+
+    assert result.returncode == 0, result.stdout
+    assert "(SDQUEUE_TEST_AMQP_URL)" in result.stdout
+    namespace = (tmp_path / "name").read_text()
+    async with Redis.from_url(redis_url) as client:
+        assert await client.keys(f"*{namespace}*") == []
+    connection = await aiormq.connect(amqp_url)
+    for queue in (f"{namespace}.turns.0003", f"{namespace}.replies.slack"):
+        with pytest.raises(ChannelNotFoundEntity):
+            await (await connection.channel()).queue_declare(queue, passive=True)
+    with pytest.raises(ChannelNotFoundEntity):
+        await (await connection.channel()).exchange_declare(f"{namespace}.replies", passive=True)
+    await connection.close()

@@ -1,0 +1,74 @@
+# sdqueue: `make demo` shows it, `make test` checks it. Both set up .venv by themselves.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+PYTEST_ARGS ?=
+
+# Two workers, each with whole files, so that a module's private servers are started once.
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types format unit integration servers venv clean
+
+help: ## Explain the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo '  PYTHON=python3.12 chooses the Python of a new $(VENV); PYTEST_ARGS="-k lease" goes to pytest.'
+	@echo '  SDQUEUE_TEST_AMQP_URL and SDQUEUE_TEST_REDIS_URL name servers for the tests; without them, containers'
+	@echo '  or private instances are started. On Debian as root, missing packages are installed.'
+
+demo: $(VENV)/.package ## Play a conversation of three sessions, kill a consumer in it, and count what came of it
+	$(BIN)/python examples/demo.py
+
+test: lint types servers ## Lint, types and all tests, on real RabbitMQ and Redis
+	$(PYTEST) $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev ## Check types
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## Format the code and sort its imports
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+unit: $(VENV)/.dev ## The tests that need no server
+	$(PYTEST) -m 'not rabbitmq and not redis' $(PYTEST_ARGS)
+
+integration: servers ## The tests that need RabbitMQ or Redis
+	$(PYTEST) -m 'rabbitmq or redis' $(PYTEST_ARGS)
+
+servers: $(VENV)/.dev ## See that the tests can have RabbitMQ and Redis; install them on Debian as root
+	$(BIN)/python -m tests.servers.install
+
+venv: $(VENV)/.dev ## Make .venv with everything for development
+
+clean: ## Remove .venv and what tools have left
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis dist build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamps, so that pip runs only when the dependencies may have changed.
+
+$(VENV)/.package: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.package
+
+# Debian's Python comes without ensurepip, which venv needs.
+$(VENV)/.made:
+	@test -n '$(PYTHON)' || { echo 'Python 3.11 or newer is needed; PYTHON=/path/to/python names one.' >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		test -e /etc/debian_version && command -v apt-get >/dev/null && test "$$(id -u)" = 0 || { \
+			echo '$(PYTHON) has no venv. On Debian and Ubuntu, as root: apt-get install python3-venv' >&2; exit 1; }; \
+		echo 'Installing python3-venv with apt-get.'; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 python3-venv >/dev/null; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@

@@ -1,0 +1,1 @@
+"""What the Redis session store and the Redis lock share: connections, batched scripts, and the joint lease."""

@@ -1,0 +1,2 @@
+local turn, ttl = argument(), argument()
+return begin(turn, ttl)

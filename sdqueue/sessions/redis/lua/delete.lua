@@ -1,0 +1,2 @@
+-- The lock stays: whoever holds it still works, and it ends by itself.
+return redis.call('DEL', session, history, turns, ids, begun, token)

@@ -1,0 +1,110 @@
+"""What of a session record travels to and from the scripts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sdqueue.errors import RecordCorrupt, VersionConflict
+from sdqueue.sessions import codec
+from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.ring import TurnRing
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """A save on its way, made before it is sent so that the record may change meanwhile.
+
+    Parameters:
+        args: for ``lua/record.lua``.
+        items, fresh: how many messages and outcomes the record had.
+    """
+
+    session_id: str
+    expected: int
+    args: list[Any]
+    items: int
+    fresh: int
+
+    @classmethod
+    def of(cls, session_id: str, record: SessionRecord, ttl_ms: int, *, whole: bool = False) -> Saving:
+        """The save of a record.
+
+        Parameters:
+            whole: write everything, where the store lacks what it should have.
+
+        Raises:
+            RecordError: the record holds something that JSON cannot.
+        """
+        expected, items, ring = record.stored.version, record.chat_ctx.items, record.turns
+        kept = 0 if whole or not expected or record.stored.items > len(items) else record.stored.items
+        with codec.naming(session_id):
+            head = codec.encode_head(replace(record, version=expected + 1))
+            messages = [codec.encode_message(message) for message in items[kept:]]
+            args = [expected, expected + 1, head, len(items), ttl_ms, kept, len(messages), *messages]
+            args += _ring_args(ring, whole=whole or not expected or not ring.known)
+        return cls(session_id, expected, args, len(items), len(ring.fresh))
+
+    def finish(self, record: SessionRecord, answer: bytes) -> bool:
+        """Note on the record that it was saved. Returns whether it was; if not, it must be sent whole.
+
+        Raises:
+            VersionConflict: somebody else has saved since.
+        """
+        if answer == b"saved":
+            record.version = self.expected + 1
+            record.mark_stored(items=self.items, fresh=self.fresh)
+            return True
+        if answer == b"short":
+            return False
+        raise VersionConflict(self.session_id, expected=self.expected, found=int(answer) or None)
+
+
+def _ring_args(ring: TurnRing, *, whole: bool) -> list[Any]:
+    rows: list[Any] = []
+    count = 0
+    for outcome in ring if whole else ring.fresh:
+        now = ring.outcomes.get(outcome.turn_id)
+        if now is not None:
+            if now is not outcome:
+                continue  # replaced since; the later one comes
+            rows += [turn_bytes(now.turn_id), repr(float(now.at)), codec.encode_outcome(now)]
+        elif outcome.turn_id in ring.ids:
+            rows += [turn_bytes(outcome.turn_id), repr(float(ring.ids[outcome.turn_id])), b""]
+        else:
+            continue
+        count += 1
+    ended = [turn_bytes(outcome.turn_id) for outcome in ring.fresh]
+    remembered = len(ring.outcomes) + len(ring.ids)
+    return [int(whole), len(ring.outcomes), remembered, count, *rows, len(ended), *ended]
+
+
+def turn_bytes(turn_id: str) -> bytes:
+    """A turn id as Redis keeps it. Lone surrogates are legal in JSON, so they can get this far."""
+    return turn_id.encode("utf-8", "surrogatepass")
+
+
+def decode(session_id: str, reply: list[Any]) -> SessionRecord | None:
+    """The record of the reply of ``load``; ``None`` where there is none.
+
+    Raises:
+        RecordError: it cannot be read.
+    """
+    if reply[0] == b"":
+        return None
+    with codec.naming(session_id):
+        version, head, items, history, turns, ids = reply
+        if head is None or items is None:
+            raise RecordCorrupt("the stored session record is damaged: it has no head")
+        record = codec.decode_parts(head, history, turns)
+        if len(history) != int(items) or record.version != int(version):
+            raise RecordCorrupt(
+                f"the stored session record is damaged: it has {len(history)} messages and version {record.version}, "
+                f"but {int(items)} and {int(version)} were saved; see whether Redis evicts keys (maxmemory-policy)"
+            )
+        known = record.turns.outcomes
+        pairs = [
+            (member.decode("utf-8", "surrogatepass"), float(at)) for member, at in zip(ids[::2], ids[1::2], strict=True)
+        ]
+        record.turns.ids = {turn_id: at for turn_id, at in pairs if turn_id not in known}
+    return record

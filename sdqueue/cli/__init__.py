@@ -1,0 +1,5 @@
+"""The command line: ``sdqueue``, one file a command."""
+
+from sdqueue.cli.app import main
+
+__all__ = ["main"]

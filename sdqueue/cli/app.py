@@ -1,0 +1,74 @@
+"""The application: its commands, its exit codes, and how errors are shown."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+from typing import Annotated
+
+import typer
+
+from sdqueue.cli import chat, consumer, dev, doctor, send, settings, topology
+from sdqueue.errors import ConfigurationError, InvalidTurn, SdqueueError
+
+HELP = """
+Chat turns of many sessions, through a broker to a pool of consumers: in order within a session, in parallel
+between sessions, none lost, none answered twice.
+
+Try it: **sdqueue dev** runs everything in one process on SQLite and gives you a prompt.
+
+Run it: **sdqueue consumer** with SDQUEUE_BROKER_URL, SDQUEUE_STORE_URL and SDQUEUE_AGENT set is all that a
+deployment needs. **sdqueue doctor** says what is missing.
+
+Settings come, first wins, from options, the environment (SDQUEUE_…), .env and sdqueue.toml; **sdqueue settings**
+shows all of them with their values.
+"""
+
+EPILOG = "Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 130 interrupted"
+
+app = typer.Typer(
+    name="sdqueue",
+    help=HELP,
+    epilog=EPILOG,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sdqueue {version('sdqueue')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options before the command."""
+
+
+app.command("dev", rich_help_panel="Try")(dev.dev)
+app.command("chat", rich_help_panel="Try")(chat.chat)
+app.command("send", rich_help_panel="Try")(send.send)
+app.command("consumer", rich_help_panel="Run")(consumer.consumer)
+app.add_typer(topology.app, name="topology", rich_help_panel="Run")
+app.command("doctor", rich_help_panel="Look")(doctor.doctor)
+app.command("settings", rich_help_panel="Look")(settings.settings)
+
+
+def main() -> None:
+    """Run a command; an error that sdqueue raises on purpose is one message on standard error, without a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SdqueueError as error:
+        sys.stdout.flush()
+        print(f"sdqueue: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, ConfigurationError | InvalidTurn) else 1)

@@ -1,0 +1,157 @@
+"""``sdqueue consumer``: the process that answers turns."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sys
+from typing import Annotated
+
+import structlog
+import typer
+from prometheus_client import CollectorRegistry
+
+from sdqueue.agents import load_agent_factory
+from sdqueue.backends import open_broker, opened_sessions
+from sdqueue.brokers import Broker
+from sdqueue.cli.options import EVERYTHING, Given, require_shared_broker, takes_settings
+from sdqueue.consumer import Consumer, ConsumerOptions
+from sdqueue.consumer.processes import supervise
+from sdqueue.errors import BrokerUnavailable, ConfigurationError, TopologyMissing
+from sdqueue.observe import Observer, Observers
+from sdqueue.observe.logs import LogObserver, configure_logging
+from sdqueue.observe.metrics import MetricsObserver, serve_metrics
+from sdqueue.sessions import SessionWorker
+from sdqueue.settings import Settings
+
+LONGEST_WAIT_S = 5.0
+"""Longest wait between two tries to reach a broker that is not up yet."""
+
+
+@takes_settings(*EVERYTHING)
+async def consumer(
+    given: Given,
+    processes: Annotated[int, typer.Option(min=1, help="Run so many processes and replace those that die.")] = 1,
+    name: Annotated[str | None, typer.Option(help="Who it is, in logs and replies. Default: host and process.")] = None,
+    apply: Annotated[bool, typer.Option(help="Declare exchanges and queues where they are missing.")] = True,
+) -> None:
+    """Answer turns until SIGTERM or SIGINT.
+
+    A first signal lets running turns end within the grace period, a second one ends them at once; what was not
+    answered is delivered to another consumer, in order. Start as many as you like, on as many machines: they share
+    the partitions. A broker that is not up yet is waited for.
+
+    Examples:
+
+        sdqueue consumer --agent mybot:make_agent
+
+        SDQUEUE_BROKER_URL=amqp://rabbit SDQUEUE_STORE_URL=redis://redis sdqueue consumer --processes 4
+    """
+    settings = Settings.load(**given)
+    require_shared_broker(settings)
+    configure_logging(settings.log_level, settings.log_format)
+    if processes > 1:
+        await _supervise(settings, processes, name, apply)
+    else:
+        await _serve(settings, name, apply)
+
+
+async def _supervise(settings: Settings, processes: int, name: str | None, apply: bool) -> None:
+    if name is not None:
+        raise ConfigurationError(f"--name {name} cannot name {processes} processes; leave it out")
+    if settings.metrics_port:
+        raise ConfigurationError(
+            f"SDQUEUE_METRICS_PORT is {settings.metrics_port}, which {processes} processes cannot share; "
+            "start them one by one with a port each, or leave it out"
+        )
+    load_agent_factory(settings.agent)  # a name that is wrong is told once, here
+    for option in Settings.model_fields:
+        if settings.origin(option) == "argument":
+            # In the environment and not in the arguments, which every user of the machine can read.
+            os.environ[f"SDQUEUE_{option.upper()}"] = str(getattr(settings, option))
+    log = structlog.get_logger()
+    code = await supervise(
+        [sys.executable, "-m", "sdqueue.cli", "consumer", "--apply" if apply else "--no-apply"],
+        processes=processes,
+        on_exit=lambda pid, code, wait_s: log.error("consumer died", pid=pid, code=code, started_again_in_s=wait_s),
+    )
+    if code:
+        raise typer.Exit(1)
+
+
+async def _serve(settings: Settings, name: str | None, apply: bool) -> None:
+    options = ConsumerOptions.from_settings(settings, name=name)
+    agent_factory = load_agent_factory(settings.agent)
+    broker = open_broker(settings, name=f"sdqueue consumer {options.name}")
+    async with opened_sessions(settings) as (store, locks), broker:
+        worker = SessionWorker(
+            agent_factory=agent_factory, store=store, lock_backend=locks, max_sessions=settings.max_sessions
+        )
+        running = Consumer(broker, worker, options, observer=_observer(settings, options.name))
+        stopping = asyncio.Event()
+
+        def stop() -> None:
+            stopping.set()
+            running.stop()
+
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        if await _prepared(broker, stopping, apply):
+            await _run(running, broker)
+    print(f"consumer {options.name} stopped", flush=True)
+
+
+async def _run(running: Consumer, broker: Broker) -> None:
+    async def tell() -> None:
+        await running.ready()
+        print(f"consumer {running.options.name} ready: {broker.topology.partitions} partitions", flush=True)
+
+    telling = asyncio.create_task(tell())
+    try:
+        await running.run()
+    finally:
+        telling.cancel()
+        await asyncio.wait({telling})
+
+
+async def _prepared(broker: Broker, stopping: asyncio.Event, apply: bool) -> bool:
+    """Wait until the broker is there with its topology; ``False`` where the process is to stop meanwhile."""
+    log = structlog.get_logger()
+    wait_s = 0.2
+    stop = asyncio.create_task(stopping.wait())
+    try:
+        while not stopping.is_set():
+            attempt = asyncio.create_task(broker.apply() if apply else broker.check())
+            await asyncio.wait({attempt, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not attempt.done():
+                attempt.cancel()
+                await asyncio.wait({attempt})
+                return False
+            try:
+                attempt.result()
+            except (BrokerUnavailable, TopologyMissing) as error:
+                log.warning("the broker is not ready, trying again", error=str(error))
+                await asyncio.wait({stop}, timeout=wait_s * random.uniform(0.5, 1))
+                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            else:
+                return True
+        return False
+    finally:
+        stop.cancel()
+
+
+def _observer(settings: Settings, name: str) -> Observer:
+    observers: list[Observer] = [LogObserver(name)]
+    if settings.metrics_port:
+        registry = CollectorRegistry()
+        observers.append(MetricsObserver(registry))
+        try:
+            serve_metrics(settings.metrics_port, registry)
+        except OSError as error:
+            raise ConfigurationError(
+                f"SDQUEUE_METRICS_PORT: cannot serve on {settings.metrics_port}: {error}"
+            ) from None
+    return Observers(*observers)

@@ -1,0 +1,148 @@
+"""``sdqueue dev``: everything in one process, with a prompt."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Annotated, Final
+
+import structlog
+import typer
+
+from sdqueue.agents import load_agent_factory
+from sdqueue.backends import open_broker, opened_sessions
+from sdqueue.brokers import Broker, Delivery
+from sdqueue.cli.conversation import Conversation
+from sdqueue.cli.lines import Lines
+from sdqueue.cli.options import EVERYTHING, Given, takes_settings
+from sdqueue.client import REPLY_TIMEOUT_S, Client
+from sdqueue.consumer import Consumer, ConsumerOptions
+from sdqueue.errors import ConfigurationError
+from sdqueue.messages import OutboundReply
+from sdqueue.observe.logs import LogObserver, configure_logging
+from sdqueue.sessions import SessionWorker
+from sdqueue.settings import Settings
+
+CHANNEL: Final = "dev"
+"""The channel of the turns said here; its replies are kept until they were shown."""
+
+
+@takes_settings(*(name for name in EVERYTHING if name not in ("broker_url", "store_url", "lock_url", "metrics_port")))
+async def dev(
+    given: Given,
+    data: Annotated[Path, typer.Option(help="Where turns and sessions are kept.", file_okay=False)] = Path(".sdqueue"),
+    session: Annotated[str, typer.Option(help="The session to begin in.")] = "dev",
+    timeout: Annotated[
+        float, typer.Option(help="Seconds of silence after which a reply is given up.")
+    ] = REPLY_TIMEOUT_S,
+) -> None:
+    """Run everything in one process on SQLite, and chat with it at a prompt; /help lists the commands.
+
+    Turns and sessions survive a restart: a turn that was waiting when the process ended is answered when it starts
+    again. Without --agent a small built-in one answers, which remembers what it is told: try "my name is Ada" and
+    "what is my name?", in two sessions. Log lines go to the file dev.log beside the data.
+
+    Without a terminal it reads standard input line by line, and ends with the input when all replies have come.
+
+    Examples:
+
+        sdqueue dev --agent mybot:make_agent
+
+        printf 'my name is Ada\\nwhat is my name?\\n' | sdqueue dev --data /tmp/try
+    """
+    settings = _settings(given, data)
+    agent_factory = load_agent_factory(settings.agent)
+    name = "dev"
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_log_file(settings, data / "dev.log"))
+        store, locks = await stack.enter_async_context(opened_sessions(settings))
+        broker = await stack.enter_async_context(open_broker(settings))
+        await broker.apply()
+        worker = SessionWorker(
+            agent_factory=agent_factory, store=store, lock_backend=locks, max_sessions=settings.max_sessions
+        )
+        options = ConsumerOptions.from_settings(settings, name=name)
+        consumer = Consumer(broker, worker, options, observer=LogObserver(name))
+        client = await stack.enter_async_context(Client(broker, max_text_bytes=settings.max_text_bytes))
+        lines = stack.enter_context(Lines())
+        conversation = Conversation(client, lines, store.load, session=session, channel=CHANNEL, timeout=timeout)
+        await _show_late_replies(stack, broker, conversation, lines)
+        await stack.enter_async_context(consumer)
+        if lines.terminal:
+            agent = settings.agent or "the built-in one"
+            print(f"sdqueue dev: turns and sessions are in {data}{'/'}; the agent is {agent}; /help lists the commands")
+        await _until_stopped(conversation)
+    if conversation.failed and not lines.terminal:
+        raise typer.Exit(1)
+
+
+def _settings(given: Given, data: Path) -> Settings:
+    try:
+        data.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"--data {data}: cannot be made: {error}") from None
+    folder = data.absolute()
+    return Settings.load(
+        **given, broker_url=f"sqlite:///{folder / 'broker.db'}", store_url=f"sqlite:///{folder / 'sessions.db'}",
+        lock_url=(folder / "locks").as_uri(),
+    )  # fmt: skip
+
+
+async def _until_stopped(conversation: Conversation) -> None:
+    """Talk until the input ends, or until SIGTERM: what was said is answered after the next start."""
+    talking = asyncio.create_task(conversation.run())
+    stopped = False
+
+    def stop() -> None:
+        nonlocal stopped
+        stopped = True
+        talking.cancel()
+
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, stop)
+    try:
+        await talking
+    except asyncio.CancelledError:
+        if not stopped:
+            talking.cancel()
+            raise
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+async def _show_late_replies(stack: AsyncExitStack, broker: Broker, conversation: Conversation, lines: Lines) -> None:
+    """Print the replies to turns that were said before a restart."""
+
+    def show(delivery: Delivery) -> None:
+        if delivery.message.correlation_id not in conversation.asked:
+            try:
+                reply = OutboundReply.decode(delivery.message.body)
+            except ValueError as error:
+                structlog.get_logger().warning("a reply cannot be read", error=str(error))
+            else:
+                if reply.kind != "delta":
+                    lines.tell(f"({reply.session_id}, said earlier) {reply.text}")
+        delivery.subscription.ack(delivery)
+
+    queue = await broker.declare_egress(CHANNEL)
+    subscription = await broker.subscribe(queue, show, prefetch=100)
+    stack.push_async_callback(subscription.close)
+
+
+@contextmanager
+def _log_file(settings: Settings, path: Path) -> Iterator[None]:
+    """Keep log lines out of the prompt."""
+    with path.open("a", encoding="utf-8", buffering=1) as file:
+        handler = logging.StreamHandler(file)
+        logging.getLogger().addHandler(handler)  # and so no other one is added
+        configure_logging(settings.log_level, settings.log_format)
+        structlog.configure(logger_factory=structlog.PrintLoggerFactory(file))
+        try:
+            yield
+        finally:
+            logging.getLogger().removeHandler(handler)
+            structlog.reset_defaults()

@@ -1,0 +1,233 @@
+"""``sdqueue doctor``: reaches everything that the settings name, and says what to do where it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import platform
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Final
+from uuid import uuid4
+
+import typer
+
+from sdqueue.agents import load_agent_factory
+from sdqueue.backends import default_lock_url, open_broker, opened_sessions
+from sdqueue.brokers import Broker, Delivery, Message
+from sdqueue.cli.options import BROKER, STORE, Given, JsonOption, takes_settings
+from sdqueue.errors import SdqueueError, StoreUnavailable
+from sdqueue.sessions import LockBackend, SessionRecord, SessionStore
+from sdqueue.settings import Settings, mask
+
+LIBRARIES: Final = ("sdqueue", "aio-pika", "redis", "hiredis", "pydantic", "pydantic-settings", "tenacity", "structlog")
+
+CLOCK_TOLERANCE_S: Final = 2.0
+"""Retention and expiry compare times of different machines; a second or two between them does no harm."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was seen of one thing, and where it is wrong, what to do."""
+
+    name: str
+    ok: bool
+    detail: str
+    advice: str = ""
+
+
+@takes_settings(*BROKER, *STORE, "agent")
+async def doctor(
+    given: Given,
+    timeout: Annotated[float, typer.Option(help="Seconds that each check may take.")] = 10.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the broker, its topology and permissions, the store, the lock, the agent, versions and the clock.
+
+    Nothing is left behind: it writes a session of its own and deletes it, and sends a message to a private queue.
+    It declares nothing that is missing. The exit code is 1 when anything fails.
+    """
+    settings = Settings.load(**given)
+    findings = [Finding("settings", True, "are complete and fit together"), _versions()]
+    findings += await _check_broker(settings, timeout)
+    findings += await _check_sessions(settings, timeout)
+    findings.append(await _guarded("agent", lambda: _check_agent(settings), timeout, "see SDQUEUE_AGENT"))
+    ok = all(f.ok for f in findings)
+    if as_json:
+        print(json.dumps({"ok": ok, "checks": [asdict(f) for f in findings]}, indent=2))
+    else:
+        for finding in findings:
+            print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name:<12} {finding.detail}")
+            if finding.advice:
+                print(f"{'':<19}-> {finding.advice}")
+    if not ok:
+        raise typer.Exit(1)
+
+
+def _versions() -> Finding:
+    found = [f"Python {platform.python_version()}"]
+    missing = []
+    for library in LIBRARIES:
+        try:
+            found.append(f"{library} {version(library)}")
+        except PackageNotFoundError:
+            missing.append(library)
+    if missing:
+        return Finding(
+            "versions", False, f"not installed: {', '.join(missing)}", "install sdqueue with pip, not by copying"
+        )
+    return Finding("versions", True, ", ".join(found))
+
+
+async def _check_broker(settings: Settings, timeout: float) -> list[Finding]:
+    url = mask(settings.broker_url)
+    findings: list[Finding] = []
+    try:
+        async with open_broker(settings, name="sdqueue doctor") as broker:
+            steps: list[tuple[str, Callable[[], Awaitable[str]], str]] = [
+                ("broker", lambda: _reach(broker, url, timeout), f"start it, or set SDQUEUE_BROKER_URL; now {url}"),
+                ("topology", lambda: _fits(broker, settings, timeout), "run `sdqueue topology apply`"),
+                ("permissions", lambda: _round_trip(broker, timeout), "the user needs configure, write and read"),
+            ]
+            for name, step, advice in steps:
+                findings.append(await _guarded(name, step, timeout, advice))
+                if name == "broker" and not findings[-1].ok:
+                    break
+    except (SdqueueError, OSError) as error:
+        findings.append(Finding("broker", False, str(error), "see SDQUEUE_BROKER_URL"))
+    return findings
+
+
+async def _reach(broker: Broker, url: str, timeout: float) -> str:
+    return f"{await broker.describe(timeout=timeout)} at {url}"
+
+
+async def _fits(broker: Broker, settings: Settings, timeout: float) -> str:
+    if settings.broker_url.startswith("memory:"):
+        return "is made by each process for itself"
+    await broker.check(timeout=timeout)
+    topology = broker.topology
+    places = asyncio.Semaphore(8)
+
+    async def depth(queue: str) -> int:
+        async with places:
+            return await broker.depth(queue, timeout=timeout)
+
+    # Looked at one by one first, so that declaring them again compares their properties and makes nothing new.
+    depths = await asyncio.gather(*(depth(queue.name) for queue in topology.queues))
+    await broker.apply(timeout=timeout)
+    dead = depths[[queue.name for queue in topology.queues].index(topology.dead)]
+    return f"{topology.partitions} partitions, {sum(depths) - dead} turns waiting, {dead} dead letters"
+
+
+async def _round_trip(broker: Broker, timeout: float) -> str:
+    arrived = asyncio.Event()
+
+    def take(_: Delivery) -> None:
+        arrived.set()
+
+    subscription = await broker.subscribe_replies(take, timeout=timeout)
+    try:
+        started = time.perf_counter()
+        await broker.publish("", subscription.queue, Message(b"{}"), timeout=timeout)
+        await arrived.wait()
+        return f"a message to a private queue and back takes {(time.perf_counter() - started) * 1000:.1f} ms"
+    finally:
+        await subscription.close()
+
+
+async def _check_sessions(settings: Settings, timeout: float) -> list[Finding]:
+    url = mask(settings.store_url)
+    lock_url = mask(settings.lock_url or default_lock_url(settings.store_url))
+    probe = f"sdqueue-doctor-{uuid4().hex}"
+    try:
+        async with opened_sessions(settings) as (store, locks):
+            findings = [
+                await _guarded(
+                    "store",
+                    lambda: _write(store, probe, url),
+                    timeout,
+                    f"start it, or set SDQUEUE_STORE_URL; now {url}",
+                ),
+                await _guarded(
+                    "lock",
+                    lambda: _lock(locks, probe, lock_url),
+                    timeout,
+                    f"start it, or set SDQUEUE_LOCK_URL; now {lock_url}",
+                ),
+            ]
+    except (SdqueueError, OSError) as error:
+        return [Finding("store", False, str(error), "see SDQUEUE_STORE_URL and SDQUEUE_LOCK_URL")]
+    if settings.store_url.startswith("redis"):
+        findings.append(
+            await _guarded(
+                "redis", lambda: _look_at_redis(settings.store_url, timeout), timeout, "see its configuration"
+            )
+        )
+    return findings
+
+
+async def _write(store: SessionStore, probe: str, url: str) -> str:
+    started = time.perf_counter()
+    await store.save(probe, SessionRecord())
+    try:
+        kept = await store.load(probe) is not None
+    finally:
+        await store.delete(probe)
+    if not kept and not url.startswith("null:"):
+        raise StoreUnavailable("a session that was just saved is not found")
+    milliseconds = (time.perf_counter() - started) * 1000
+    return f"{url}: {'writes, reads and deletes' if kept else 'keeps nothing, as asked'}, {milliseconds:.1f} ms"
+
+
+async def _lock(locks: LockBackend, probe: str, url: str) -> str:
+    started = time.perf_counter()
+    async with locks.acquire(probe):
+        pass
+    return f"{url}: takes and releases, {(time.perf_counter() - started) * 1000:.1f} ms"
+
+
+async def _look_at_redis(url: str, timeout: float) -> str:
+    from sdqueue.sessions.redis.connection import connect
+
+    link = connect(url, None)
+    try:
+        info, clock = await link.execute([("INFO",), ("TIME",)], timeout)
+    finally:
+        await link.aclose()
+    fields = dict(line.split(":", 1) for line in bytes(info).decode().splitlines() if ":" in line)
+    ahead = time.time() - int(clock[0]) - int(clock[1]) / 1e6
+    said = [f"Redis {fields.get('redis_version')}, clock {ahead:+.2f} s from here"]
+    if fields.get("aof_enabled") != "1":
+        said.append("no append-only file: what it lost in a crash is forgotten")
+    if fields.get("maxmemory_policy", "noeviction") not in ("noeviction", "volatile-ttl"):
+        said.append(f"maxmemory-policy {fields['maxmemory_policy']} may throw sessions away; use noeviction")
+    if abs(ahead) > CLOCK_TOLERANCE_S:
+        raise ClockError(f"the clock of this machine is {ahead:+.1f} s from that of Redis; run an NTP client on both")
+    return "; ".join(said)
+
+
+class ClockError(SdqueueError):
+    """Two machines disagree about the time."""
+
+
+async def _check_agent(settings: Settings) -> str:
+    agent = load_agent_factory(settings.agent)()
+    missing = [name for name in ("turn", "chat_ctx", "load_chat_ctx") if not hasattr(agent, name)]
+    if missing:
+        raise TypeError(f"{settings.agent} builds a {type(agent).__name__} without {', '.join(missing)}")
+    return f"{settings.agent or 'the built-in one'}: builds a {type(agent).__name__}"
+
+
+async def _guarded(name: str, check: Callable[[], Awaitable[str]], timeout: float, advice: str) -> Finding:
+    try:
+        async with asyncio.timeout(timeout + 1):
+            return Finding(name, True, await check())
+    except TimeoutError as error:
+        return Finding(name, False, str(error) or f"no answer within {timeout:g} s", advice)
+    except SdqueueError as error:
+        return Finding(name, False, str(error), advice)
+    except Exception as error:  # noqa: BLE001 -- the user's agent may raise anything, and the report must go on
+        return Finding(name, False, f"{type(error).__name__}: {error}", advice)

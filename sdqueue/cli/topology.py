@@ -1,0 +1,138 @@
+"""``sdqueue topology``: the exchanges and queues on the broker, and the schemas of what travels through them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from sdqueue.backends import open_broker
+from sdqueue.brokers import Broker
+from sdqueue.cli.options import BROKER, Given, JsonOption, require_shared_broker, takes_settings
+from sdqueue.cli.schemas import WIRE_SCHEMAS, schema_text
+from sdqueue.errors import ConfigurationError, TopologyMissing
+from sdqueue.settings import Settings, mask
+
+app = typer.Typer(help="Declare and look at the exchanges and queues on the broker.", no_args_is_help=True)
+
+
+@app.command("apply")
+@takes_settings(*BROKER)
+async def apply(
+    given: Given,
+    timeout: Annotated[float, typer.Option(help="Seconds to reach the broker and declare everything.")] = 30.0,
+) -> None:
+    """Declare everything that is missing. What fits is left alone; what does not is named, and nothing is changed."""
+    settings = Settings.load(**given)
+    require_shared_broker(settings)
+    async with open_broker(settings) as broker:
+        await broker.apply(timeout=timeout)
+    print(f"{settings.namespace}: {settings.partitions} partitions are declared on {mask(settings.broker_url)}")
+
+
+@app.command("show")
+@takes_settings(*BROKER)
+async def show(given: Given, as_json: JsonOption = False) -> None:
+    """Show the queues with the number of messages that wait in each, without those that are being worked on.
+
+    The exit code is 1 when something is missing.
+    """
+    settings = Settings.load(**given)
+    require_shared_broker(settings)
+    async with open_broker(settings) as broker:
+        product = await broker.describe()
+        depths = await _depths(broker)
+        try:
+            await broker.check()
+            complete = True
+        except TopologyMissing:
+            complete = False
+    complete = complete and None not in depths.values()
+    if as_json:
+        exchanges = [{"name": e.name, "kind": e.kind, "alternate": e.alternate} for e in broker.topology.exchanges]
+        shown = {"broker": product, "complete": complete, "exchanges": exchanges, "queues": depths}
+        print(json.dumps(shown, indent=2))
+    else:
+        _print_table(broker, product, depths)
+    if not complete:
+        raise TopologyMissing(
+            f"namespace {settings.namespace!r} is not complete on {mask(settings.broker_url)}; run `sdqueue topology "
+            "apply`, or start a consumer, which does the same"
+        )
+
+
+async def _depths(broker: Broker) -> dict[str, int | None]:
+    places = asyncio.Semaphore(8)
+
+    async def depth(queue: str) -> int | None:
+        async with places:
+            try:
+                return await broker.depth(queue)
+            except TopologyMissing:
+                return None
+
+    names = [queue.name for queue in broker.topology.queues]
+    return dict(zip(names, await asyncio.gather(*map(depth, names)), strict=True))
+
+
+def _print_table(broker: Broker, product: str, depths: dict[str, int | None]) -> None:
+    topology = broker.topology
+    partitions = [depths[topology.partition_queue(p)] for p in range(topology.partitions)]
+    table = Table(box=box.SIMPLE, pad_edge=False, title=product, title_justify="left")
+    table.add_column("queue", no_wrap=True)
+    table.add_column("waiting", justify="right")
+    busy = {name: depth for name, depth in depths.items() if depth or depth is None or name in _always(broker)}
+    for name, depth in busy.items():
+        table.add_row(name, "missing" if depth is None else str(depth))
+    console = Console()
+    console.print(table, markup=False)
+    empty = sum(depth == 0 for depth in partitions)
+    print(f"{topology.turns}.*: {topology.partitions} partitions, {empty} of them empty and not listed")
+    for exchange in topology.exchanges:
+        print(f"exchange {exchange.name} ({exchange.kind})")
+
+
+def _always(broker: Broker) -> tuple[str, str]:
+    return broker.topology.unrouted, broker.topology.dead
+
+
+@app.command("schema")
+def schema(
+    name: Annotated[str | None, typer.Argument(help=f"{' or '.join(WIRE_SCHEMAS)}. Default: both.")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Write the files into this folder instead of printing.", file_okay=False)
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="Compare with the files in this folder; exit code 1 if they differ.")
+    ] = None,
+) -> None:
+    """Print the JSON Schemas of turns and replies.
+
+    Example: sdqueue topology schema inbound-turn > inbound-turn.json
+    """
+    if name is not None and name not in WIRE_SCHEMAS:
+        raise ConfigurationError(f"no schema {name!r}; there are {', '.join(WIRE_SCHEMAS)}")
+    texts = {n: schema_text(n) for n in WIRE_SCHEMAS if name in (None, n)}
+    if write is not None:
+        write.mkdir(parents=True, exist_ok=True)
+    for schema_name, text in texts.items():
+        if write is not None:
+            (write / f"{schema_name}.json").write_text(text, encoding="utf-8")
+        elif check is not None:
+            _compare(check / f"{schema_name}.json", text)
+        else:
+            print(text, end="")
+
+
+def _compare(path: Path, text: str) -> None:
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        print(
+            f"{path} is not the schema of this release; write it with `sdqueue topology schema --write {path.parent}`"
+        )
+        raise typer.Exit(1)

@@ -2,6 +2,7 @@
 
 from sdqueue.brokers.broker import Broker, Delivery, Message, OnDelivery, Subscription
 from sdqueue.brokers.memory import MemoryBroker, MemoryServer
+from sdqueue.brokers.sqlite import SQLiteBroker
 from sdqueue.brokers.topology import Topology
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "MemoryServer",
     "Message",
     "OnDelivery",
+    "SQLiteBroker",
     "Subscription",
     "Topology",
 ]

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final, Literal, Self, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError, WithJsonSchema
 from pydantic_core import from_json
 
 from sdqueue.errors import InvalidTurn
@@ -79,6 +79,7 @@ SessionId = Annotated[str, Field(min_length=1, max_length=MAX_SESSION_ID), After
 TurnId = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_printable)]
 ChannelName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 Text = Annotated[str, AfterValidator(_no_nul)]
+_DATE_SCHEMA: Final = {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]}
 Json = Annotated[JsonValue, AfterValidator(_finite)]
 JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
 
@@ -109,7 +110,7 @@ class InboundTurn(WireModel):
     sender: Text | None = Field(default=None, description="Who said it, in the platform's own words.")
     kind: TurnKind = Field(default="message", description="What to do: answer, take a note, forget, or stop.")
     metadata: JsonObject = Field(default_factory=dict, description="The producer's own data, copied to the reply.")
-    created_at: Annotated[datetime, Field(strict=False)] | None = Field(
+    created_at: Annotated[datetime, Field(strict=False), WithJsonSchema(_DATE_SCHEMA)] | None = Field(
         default=None, description="When it was said: RFC 3339, or seconds since 1970."
     )
     stream: bool = Field(default=False, description="Whether delta replies are wanted before the final one.")

@@ -56,7 +56,6 @@ async def dev(
     """
     settings = _settings(given, data)
     agent_factory = load_agent_factory(settings.agent)
-    name = "dev"
     async with AsyncExitStack() as stack:
         stack.enter_context(_log_file(settings, data / "dev.log"))
         store, locks = await stack.enter_async_context(opened_sessions(settings))
@@ -65,8 +64,8 @@ async def dev(
         worker = SessionWorker(
             agent_factory=agent_factory, store=store, lock_backend=locks, max_sessions=settings.max_sessions
         )
-        options = ConsumerOptions.from_settings(settings, name=name)
-        consumer = Consumer(broker, worker, options, observer=LogObserver(name))
+        options = ConsumerOptions.from_settings(settings, name="dev")
+        consumer = Consumer(broker, worker, options, observer=LogObserver(options.name))
         client = await stack.enter_async_context(Client(broker, max_text_bytes=settings.max_text_bytes))
         lines = stack.enter_context(Lines())
         conversation = Conversation(client, lines, store.load, session=session, channel=CHANNEL, timeout=timeout)
@@ -74,7 +73,7 @@ async def dev(
         await stack.enter_async_context(consumer)
         if lines.terminal:
             agent = settings.agent or "the built-in one"
-            print(f"sdqueue dev: turns and sessions are in {data}{'/'}; the agent is {agent}; /help lists the commands")
+            print(f"sdqueue dev: turns and sessions are in {data}/; the agent is {agent}; /help lists the commands")
         await _until_stopped(conversation)
     if conversation.failed and not lines.terminal:
         raise typer.Exit(1)
@@ -88,7 +87,7 @@ def _settings(given: Given, data: Path) -> Settings:
     folder = data.absolute()
     return Settings.load(
         **given, broker_url=f"sqlite:///{folder / 'broker.db'}", store_url=f"sqlite:///{folder / 'sessions.db'}",
-        lock_url=(folder / "locks").as_uri(),
+        lock_url="",
     )  # fmt: skip
 
 

@@ -84,14 +84,14 @@ async def _depths(broker: Broker) -> dict[str, int | None]:
 def _print_table(broker: Broker, product: str, depths: dict[str, int | None]) -> None:
     topology = broker.topology
     partitions = [depths[topology.partition_queue(p)] for p in range(topology.partitions)]
-    table = Table(box=box.SIMPLE, pad_edge=False, title=product, title_justify="left")
+    table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("queue", no_wrap=True)
     table.add_column("waiting", justify="right")
     busy = {name: depth for name, depth in depths.items() if depth or depth is None or name in _always(broker)}
     for name, depth in busy.items():
         table.add_row(name, "missing" if depth is None else str(depth))
-    console = Console()
-    console.print(table, markup=False)
+    print(product)
+    Console().print(table, markup=False)
     empty = sum(depth == 0 for depth in partitions)
     print(f"{topology.turns}.*: {topology.partitions} partitions, {empty} of them empty and not listed")
     for exchange in topology.exchanges:
@@ -131,7 +131,7 @@ def schema(
 
 
 def _compare(path: Path, text: str) -> None:
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    if not path.is_file() or json.loads(path.read_text(encoding="utf-8")) != json.loads(text):
         print(
             f"{path} is not the schema of this release; write it with `sdqueue topology schema --write {path.parent}`"
         )

@@ -48,7 +48,7 @@ class AsyncioLockBackend:
             # future is done, and without passing it on nobody would ever hold or release the key again.
             if turn.done() and not turn.cancelled():
                 self.release(key)
-            else:
+            elif turn in waiting:  # not where a release has passed over it already
                 waiting.remove(turn)
             raise
         return Held(key, next(self._tokens))

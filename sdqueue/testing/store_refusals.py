@@ -1,0 +1,104 @@
+"""The part of SessionStoreSuite that is about what is no record of ours: refused, damaged or foreign."""
+
+# ruff: noqa: D102 -- the names of the tests are their documentation
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sdqueue.agents import ChatMessage, FlowState
+from sdqueue.errors import RecordError, RecordTooNew
+from sdqueue.sessions.record import Stored
+from sdqueue.sessions.ring import Retention, TurnOutcome
+from sdqueue.sessions.stores.store import SessionStore
+from sdqueue.testing.records import UNJSON, ForeignContext, ForeignMessage, ForeignRecord, end, make_record
+
+
+class RefusalCases:
+    """What a session store must do with what is no record; run as a part of ``SessionStoreSuite``."""
+
+    async def plant(self, store: SessionStore, session_id: str, head: str) -> bool:
+        """See ``SessionStoreSuite``."""
+        return False
+
+    # What cannot be saved or read
+
+    @pytest.mark.parametrize("place", ["metadata", "agent_state", "flow_state", "message", "reply"])
+    @pytest.mark.parametrize("value", UNJSON, ids=lambda value: type(value).__name__)
+    async def test_what_json_cannot_hold_is_refused(
+        self, store: SessionStore, session_id: str, place: str, value: Any
+    ) -> None:
+        """Given a saved session, when a save is refused, then the store and the record are as they were."""
+        record = make_record(["one"])
+        await store.save(session_id, record)
+        saved = await store.load(session_id)
+        if place == "metadata":
+            record.metadata = {"deep": [{"x": value}]}
+        elif place == "agent_state":
+            record.agent_state = value
+        elif place == "flow_state":
+            record.flow_state = FlowState(userdata={"x": value})
+        elif place == "message":
+            record.chat_ctx.append(ChatMessage("user", value))
+        else:
+            record.turns.add(TurnOutcome("t", 1.0, (value,)), Retention())
+        with pytest.raises(RecordError, match=session_id):
+            await store.save(session_id, record)
+        assert record.stored == Stored(1, 1)
+        assert record.version == 1
+        assert await store.load(session_id) == saved
+
+    async def test_a_record_of_a_newer_release_is_refused(self, store: SessionStore, session_id: str) -> None:
+        await store.save(session_id, make_record(["one"]))
+        if await self.plant(store, session_id, json.dumps({"schema": 999, "what": "is new"})):
+            with pytest.raises(RecordTooNew, match="999"):
+                await store.load(session_id)
+            with pytest.raises(RecordTooNew, match=session_id):
+                await store.load(session_id)
+
+    @pytest.mark.parametrize("head", ["", "{", "[]", "null", '{"schema": 1}', '{"schema": "1"}', "\x00\xff"])
+    async def test_damage_is_named(self, store: SessionStore, session_id: str, head: str) -> None:
+        await store.save(session_id, make_record(["one"]))
+        if await self.plant(store, session_id, head):
+            with pytest.raises(RecordError, match=session_id):
+                await store.load(session_id)
+            await store.delete(session_id)
+            assert await store.load(session_id) is None
+
+    # Records of superdialog's own worker
+
+    async def test_a_foreign_record_is_the_last_writer(self, store: SessionStore, session_id: str) -> None:
+        """It has no version, so it is saved on what is there; what it knows nothing of stays."""
+        record = make_record(["one"], agent_state={"a": 1}, created_at=1.0, metadata={"old": True}, seq=3)
+        record.flow_state = FlowState("node")
+        end(record, "t1", "r")
+        await store.save(session_id, record)
+        context = ForeignContext([ForeignMessage("user", "one"), ForeignMessage("assistant", "two")])
+        for version in (2, 3):
+            context.items.append(ForeignMessage("user", f"more {version}"))
+            foreign: Any = ForeignRecord(context, FlowState("other"), metadata={"new": True})
+            await store.save(session_id, foreign)
+            loaded = await store.load(session_id)
+            assert loaded is not None
+            assert [m.content for m in loaded.chat_ctx.items] == [m.content for m in context.items]
+            assert all(type(m) is ChatMessage for m in loaded.chat_ctx.items)
+            assert (loaded.version, loaded.created_at, loaded.last_turn_at) == (version, 1.0, 6.0)
+            assert (loaded.metadata, loaded.flow_state) == ({"new": True}, FlowState("other"))
+            assert (loaded.turns, loaded.agent_state, loaded.seq) == (record.turns, {"a": 1}, 3)
+
+    async def test_a_foreign_record_may_be_the_first(self, store: SessionStore, session_id: str) -> None:
+        foreign: Any = ForeignRecord(ForeignContext([ForeignMessage("user", "one")]))
+        await store.save(session_id, foreign)
+        loaded = await store.load(session_id)
+        assert loaded is not None
+        assert (loaded.version, loaded.created_at) == (1, 5.0)
+        assert loaded.chat_ctx.items == [ChatMessage("user", "one")]
+
+    async def test_what_is_no_record_is_refused(self, store: SessionStore, session_id: str) -> None:
+        nothing: Any = {"chat_ctx": []}
+        with pytest.raises(RecordError, match="dict"):
+            await store.save(session_id, nothing)
+        assert await store.load(session_id) is None

@@ -1,0 +1,498 @@
+"""The local session stores: the suite that every store passes, and what is theirs alone."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import os
+import sqlite3
+import sys
+from collections.abc import AsyncIterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sdqueue
+from sdqueue.agents import ChatContext, ChatMessage
+from sdqueue.errors import RecordCorrupt, StoreUnavailable, VersionConflict
+from sdqueue.sessions.locks import AsyncioLockBackend
+from sdqueue.sessions.locks.file import drop_flock, safe_name, try_flock
+from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.stores import (
+    FileSessionStore,
+    InMemorySessionStore,
+    NullSessionStore,
+    SQLiteSessionStore,
+)
+from sdqueue.testing import NullStoreSuite, SessionStoreSuite
+from sdqueue.testing.records import end, make_record, say
+
+
+class TestNull(NullStoreSuite):
+    @pytest.fixture
+    def store(self) -> NullSessionStore:
+        return NullSessionStore()
+
+
+class TestInMemory(SessionStoreSuite):
+    @pytest.fixture
+    def store(self) -> InMemorySessionStore:
+        return InMemorySessionStore()
+
+    async def test_nothing_is_left_of_a_session(self, store: InMemorySessionStore) -> None:
+        await store.begin("s", "t")
+        await store.begin("s", "t2")
+        record = SessionRecord()
+        end(record, "t", "r")
+        await store.save("s", record)
+        await store.rewind("s", "t2")
+        await store.delete("s")
+        assert not store._kept
+        assert not store._begun
+
+
+class TestFile(SessionStoreSuite):
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> FileSessionStore:
+        return FileSessionStore(tmp_path / "not" / "there")
+
+    @pytest.fixture
+    def directory(self, tmp_path: Path) -> Path:
+        return tmp_path / "not" / "there"
+
+    async def reopen(self, store: Any) -> FileSessionStore:
+        return FileSessionStore(store._directory)
+
+    async def plant(self, store: Any, session_id: str, head: str) -> bool:
+        store._path(session_id, "json").write_text(head)
+        return True
+
+    async def test_one_file_a_session(self, store: FileSessionStore, directory: Path) -> None:
+        """No lock file, no temporary file, and no beginnings of turns that have ended stay behind."""
+        await store.begin("a/b", "t")
+        record = make_record(["one"])
+        end(record, "t", "r")
+        await store.save("a/b", record)
+        say(record, "two")
+        await store.save("a/b", record)
+        assert [path.name for path in directory.iterdir()] == [f"{safe_name('a/b')}.json"]
+        await store.delete("a/b")
+        assert not list(directory.iterdir())
+
+    async def test_a_save_that_dies_before_the_rename_changes_nothing(
+        self, store: FileSessionStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        record = make_record(["one"])
+        await store.save("s", record)
+        say(record, "two")
+        monkeypatch.setattr(Path, "replace", _fail)
+        with pytest.raises(StoreUnavailable, match="no such luck"):
+            await store.save("s", record)
+        monkeypatch.undo()
+        assert record.stored.version == 1
+        loaded = await store.load("s")
+        assert loaded is not None
+        assert [m.content for m in loaded.chat_ctx.items] == ["one"]
+        await store.save("s", record)
+        assert record.version == 2
+
+    async def test_a_directory_that_is_none_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("in the way")
+        store = FileSessionStore(tmp_path / "file")
+        for use in (store.load("s"), store.save("s", SessionRecord()), store.delete("s"), store.begin("s", "t")):
+            with pytest.raises(StoreUnavailable, match=r"file.*check that"):
+                await use
+
+    async def test_damaged_beginnings_are_named(self, store: FileSessionStore, directory: Path) -> None:
+        await store.begin("s", "t")
+        for damage in ("{", "[]", '{"t": "1"}'):
+            (directory / f"{safe_name('s')}.begun").write_text(damage)
+            with pytest.raises(RecordCorrupt, match="'s'"):
+                await store.begin("s", "t")
+
+    async def test_a_stopped_writer_is_reported(self, directory: Path) -> None:
+        """A process that holds a session's file lock and does nothing: others say so instead of waiting for ever."""
+        store = FileSessionStore(directory, timeout_s=0.05)
+        lock = directory / f"{safe_name('s')}.lock"
+        fd = try_flock(lock)
+        assert fd is not None
+        with pytest.raises(StoreUnavailable, match="stopped process"):
+            await store.save("s", SessionRecord())
+        drop_flock(lock, fd)
+        await store.save("s", SessionRecord())
+        assert await store.load("s") is not None
+
+
+class TestSQLite(SessionStoreSuite):
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        return tmp_path / "not" / "there" / "sessions.db"
+
+    @pytest.fixture
+    async def store(self, path: Path) -> AsyncIterator[SQLiteSessionStore]:
+        self.others: list[SQLiteSessionStore] = []
+        store = SQLiteSessionStore(path)
+        yield store
+        for opened in (store, *self.others):
+            await opened.aclose()
+
+    async def reopen(self, store: Any) -> SQLiteSessionStore:
+        self.others.append(SQLiteSessionStore(store._thread._path))
+        return self.others[-1]
+
+    async def plant(self, store: Any, session_id: str, head: str) -> bool:
+        _sql(store._thread._path, "UPDATE session_records SET head = ? WHERE id = ?", head, session_id)
+        return True
+
+    async def test_a_turn_writes_rows_for_what_is_new(self, store: SQLiteSessionStore, path: Path) -> None:
+        """The cost of a save must not grow with the conversation: the rows that were there are not touched.
+
+        Counted by triggers on the database itself.
+        """
+        record = make_record([f"message {n}" for n in range(1_000)])
+        for n in range(64):
+            end(record, f"t{n}", "r")
+        await store.save("s", record)
+        await store.aclose()
+        _sql(path, "CREATE TABLE touched (what TEXT)")
+        for table in ("session_messages", "session_turns"):
+            for event in ("INSERT", "UPDATE", "DELETE"):
+                what = f"{event} {table}"
+                _sql(
+                    path,
+                    f"CREATE TRIGGER {table}_{event} AFTER {event} ON {table} "
+                    f"BEGIN INSERT INTO touched VALUES ('{what}'); END",
+                )
+        loaded = await store.load("s")
+        assert loaded is not None
+        say(loaded, "question", "answer")
+        end(loaded, "t64", "r")
+        await store.save("s", loaded)
+        touched = sorted(what for (what,) in _sql(path, "SELECT what FROM touched"))
+        assert touched == [
+            "INSERT session_messages",
+            "INSERT session_messages",
+            "INSERT session_turns",
+            "UPDATE session_turns",
+        ]
+        assert await store.load("s") == loaded
+
+    async def test_a_deleted_session_leaves_no_rows(self, store: SQLiteSessionStore, path: Path) -> None:
+        record = make_record(["one"])
+        end(record, "t", "r")
+        await store.begin("s", "t")
+        await store.save("s", record)
+        await store.begin("s", "t2")
+        await store.delete("s")
+        for table in ("records", "messages", "turns", "begun"):
+            assert _sql(path, f"SELECT * FROM session_{table}") == []
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            "UPDATE session_messages SET body = 'not json'",
+            "UPDATE session_messages SET body = NULL",
+            "UPDATE session_messages SET body = CAST(X'ff' AS TEXT)",
+            "UPDATE session_messages SET body = '1,2'",
+            "UPDATE session_records SET head = NULL",
+            "UPDATE session_records SET head = 7",
+            "UPDATE session_records SET version = 9",
+            "DELETE FROM session_messages",
+            "UPDATE session_turns SET body = '[]'",
+            "UPDATE session_turns SET body = NULL, at = 'yesterday'",
+            "UPDATE session_turns SET body = NULL, turn_id = CAST(X'ff' AS TEXT)",
+        ],
+    )
+    async def test_a_damaged_row_is_named(self, store: SQLiteSessionStore, path: Path, damage: str) -> None:
+        record = make_record(["one"])
+        end(record, "t", "r")
+        await store.save("the session", record)
+        _sql(path, damage)
+        with pytest.raises(RecordCorrupt, match="the session"):
+            await store.load("the session")
+
+    async def test_rows_that_vanished_are_written_again(self, store: SQLiteSessionStore, path: Path) -> None:
+        """Somebody cleaned the tables while the record was in memory: the next save puts all of it back."""
+        record = make_record(["one", "two"])
+        end(record, "t1", "r")
+        await store.save("s", record)
+        _sql(path, "DELETE FROM session_turns")
+        _sql(path, "UPDATE session_records SET messages = 0")
+        _sql(path, "DELETE FROM session_messages")
+        end(record, "t2", "r")
+        say(record, "three")
+        await store.save("s", record)
+        assert await store.load("s") == record
+
+    async def test_what_is_no_database_is_named(self, path: Path) -> None:
+        path.parent.mkdir(parents=True)
+        path.write_text("this is no database, and long enough to be seen as none")
+        store = SQLiteSessionStore(path)
+        for use in (store.load("s"), store.save("s", SessionRecord()), store.begin("s", "t")):
+            with pytest.raises(StoreUnavailable, match=r"sessions\.db.*check that"):
+                await use
+        await store.aclose()
+
+    async def test_a_held_database_is_reported_and_used_again_later(
+        self, store: SQLiteSessionStore, path: Path
+    ) -> None:
+        """While another process holds a transaction, saves fail with what to do, and loads go on."""
+        await store.save("s", make_record(["one"]))
+        impatient = SQLiteSessionStore(path, timeout_s=0.05)
+        await impatient.load("s")
+        with closing(sqlite3.connect(path, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(StoreUnavailable, match="locked"):
+                await impatient.save("new", SessionRecord())
+            loaded = await impatient.load("s")
+            other.execute("ROLLBACK")
+        assert loaded is not None
+        await impatient.save("new", SessionRecord())
+        await impatient.aclose()
+        assert await store.load("new") is not None
+
+    async def test_a_failing_commit_fails_every_save_in_it(self, store: SQLiteSessionStore) -> None:
+        """Ten saves share a transaction whose commit fails: none may say that it was saved, and none is."""
+        await store.load("s")
+        connection = _FailingCommit(store._thread._connection)
+        store._thread._connection = connection  # type: ignore[assignment]
+        records = [make_record(["one"]) for _ in range(10)]
+        results = await asyncio.gather(
+            *(store.save(f"s{n}", record) for n, record in enumerate(records)), return_exceptions=True
+        )
+        assert {type(result) for result in results} == {StoreUnavailable}
+        assert [record.stored.version for record in records] == [0] * 10
+        assert [await store.load(f"s{n}") for n in range(10)] == [None] * 10
+        connection.fails = False
+        await store.save("s0", records[0])
+        assert await store.load("s0") == records[0]
+
+    async def test_a_closed_store_opens_again(self, store: SQLiteSessionStore) -> None:
+        for n in range(3):
+            await store.aclose()
+            record = await store.load("s") or SessionRecord()
+            say(record, str(n))
+            await store.save("s", record)
+        assert record.version == 3
+
+    async def test_closing_finishes_what_was_begun(self, store: SQLiteSessionStore) -> None:
+        """Closing and saving at the same time, over and over: every save is there or was never promised."""
+        for n in range(30):
+            save = asyncio.create_task(store.save(f"s{n}", SessionRecord()))
+            if n % 2:
+                await asyncio.sleep(0)
+            await asyncio.gather(store.aclose(), store.load(f"s{n}"), store.aclose())
+            await save
+            assert await store.load(f"s{n}") is not None
+
+    def test_a_store_is_used_by_one_event_loop_after_another(self, path: Path) -> None:
+        store = SQLiteSessionStore(path)
+        for n in range(3):
+            asyncio.run(store.save(f"s{n}", SessionRecord()))
+        assert asyncio.run(store.load("s0")) is not None
+        asyncio.run(store.aclose())
+
+    async def test_a_forgotten_store_closes_its_file(self, path: Path) -> None:
+        """superdialog's worker knows no close: the database must not stay open until the process ends."""
+        store = SQLiteSessionStore(path)
+        await store.save("s", SessionRecord())
+        thread = store._thread
+        executor, connection = thread._executor, thread._connection
+        assert executor is not None
+        assert connection is not None
+        await asyncio.wrap_future(executor.submit(lambda: None))
+        del store, thread, executor
+        gc.collect()
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
+
+
+class _FailingCommit:
+    """An SQLite connection whose disk is full when it comes to the commit of a write."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._writing = False
+        self.fails = True
+
+    def execute(self, statement: str, *parameters: Any) -> Any:
+        self._writing = statement == "BEGIN IMMEDIATE" or (self._writing and statement != "ROLLBACK")
+        if statement == "COMMIT" and self._writing and self.fails:
+            raise sqlite3.OperationalError("database or disk is full")
+        return self._connection.execute(statement, *parameters)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+WRITER = """
+import asyncio, sys
+from sdqueue.errors import VersionConflict
+from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.stores import FileSessionStore, SQLiteSessionStore
+from sdqueue.testing.records import end, say
+
+async def main(kind, where, writer):
+    store = {"file": FileSessionStore, "sqlite": SQLiteSessionStore}[kind](where)
+    sys.stdin.readline()
+    for n in range(20):
+        await store.begin("s", "t")
+        while True:
+            record = await store.load("s") or SessionRecord()
+            say(record, f"{writer}.{n}")
+            end(record, f"{writer}.{n}", "r")
+            try:
+                await store.save("s", record)
+            except VersionConflict:
+                continue
+            break
+    await store.aclose()
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+KILLED = """
+import asyncio, sys
+from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.stores import FileSessionStore, SQLiteSessionStore
+from sdqueue.testing.records import end, say
+
+async def main(kind, where):
+    store = {"file": FileSessionStore, "sqlite": SQLiteSessionStore}[kind](where)
+    record = SessionRecord()
+    while True:
+        turn = f"t{record.stored.version}"
+        await store.begin("s", turn)
+        say(record, turn + ".a" * 2_000, turn + ".b" * 2_000)
+        end(record, turn, "r" * 2_000)
+        await store.save("s", record)
+        print(record.version, flush=True)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
+async def test_processes_do_not_overwrite_each_other(tmp_path: Path, kind: str) -> None:
+    """Three processes add twenty messages each to one session, without a lock.
+
+    The interleaving that would lose one: A compares the version, B compares the version, A writes, B writes.
+    """
+    where = str(tmp_path / "sessions")
+    writers = [await _python(WRITER, kind, where, str(n)) for n in range(3)]
+    outputs = await asyncio.gather(*(writer.communicate(b"go\n") for writer in writers))
+    assert [writer.returncode for writer in writers] == [0, 0, 0], outputs
+    store = _open(kind, where)
+    record = await store.load("s")
+    assert record is not None
+    texts = [message.content for message in record.chat_ctx.items]
+    assert sorted(texts) == sorted(f"{writer}.{n}" for writer in range(3) for n in range(20))
+    assert record.version == 60
+    assert list(record.turns.outcomes) == texts
+    assert await store.begin("s", "t") == 61
+    await store.aclose()
+
+
+@pytest.mark.parametrize("kind", ["file", "sqlite"])
+async def test_a_killed_writer_leaves_a_whole_record(tmp_path: Path, kind: str) -> None:
+    """A process is killed (SIGKILL) while it saves without a pause: all that it announced is there, whole."""
+    where = str(tmp_path / "sessions")
+    store = _open(kind, where)
+    for round_ in range(3):
+        await store.delete("s")
+        writer = await _python(KILLED, kind, where)
+        assert writer.stdout is not None
+        lines = [await writer.stdout.readline() for _ in range(10 + 7 * round_)]
+        assert lines[-1], "the writer ended by itself"
+        writer.kill()
+        rest, _ = await writer.communicate()
+        announced = int((b"".join(lines) + rest[: rest.rfind(b"\n") + 1]).split()[-1])
+        record = await store.load("s")
+        assert record is not None
+        assert announced <= record.version <= announced + 1
+        assert len(record.chat_ctx.items) == 2 * record.version == 2 * len(list(record.turns))
+        say(record, "and on")
+        await store.save("s", record)
+    await store.aclose()
+
+
+class _Brain:
+    """An agent as superdialog wants it: a list of messages."""
+
+    def __init__(self, message: type) -> None:
+        self.chat_ctx: Any = ChatContext()
+        self._message = message
+
+    def load_chat_ctx(self, ctx: Any) -> None:
+        self.chat_ctx = ctx
+
+    def assist(self, text: str) -> None:
+        self.chat_ctx.items.append(self._message("system", text))
+
+    async def turn(self, text: str, *, stream: bool = False) -> str:
+        self.chat_ctx.items.append(self._message("user", text))
+        return str(len(self.chat_ctx.items))
+
+
+@pytest.mark.parametrize("kind", ["memory", "file", "sqlite"])
+async def test_stores_work_in_superdialogs_own_worker(tmp_path: Path, kind: str) -> None:
+    """A drop-in: every turn in a new worker, as in another process, and the conversation goes on."""
+    session = pytest.importorskip("superdialog.session", reason="superdialog is not installed")
+    context = pytest.importorskip("superdialog.chat_context")
+    store = _open(kind, str(tmp_path / "sessions"))
+    for n in range(1, 4):
+        worker = session.SessionWorker(
+            agent_factory=lambda: _Brain(context.ChatMessage), store=store, lock_backend=AsyncioLockBackend()
+        )
+        async with worker.acquire("s") as handle:
+            assert await handle.turn(f"hello {n}") == str(n)
+    record = await store.load("s")
+    assert record is not None
+    assert record.version == 3
+    assert record.chat_ctx.items == [ChatMessage("user", f"hello {n}") for n in range(1, 4)]
+    await store.aclose()
+
+
+async def test_a_conflict_names_what_to_do() -> None:
+    store = InMemorySessionStore()
+    await store.save("s", SessionRecord())
+    with pytest.raises(VersionConflict, match="load the session again"):
+        await store.save("s", SessionRecord())
+
+
+def test_a_file_store_keeps_readable_json(tmp_path: Path) -> None:
+    asyncio.run(FileSessionStore(tmp_path).save("s", make_record(["hello"])))
+    (path,) = tmp_path.iterdir()
+    assert json.loads(path.read_text())["chat_ctx"] == [{"role": "user", "content": "hello"}]
+
+
+def _open(kind: str, where: str) -> Any:
+    if kind == "memory":
+        return InMemorySessionStore()
+    return FileSessionStore(where) if kind == "file" else SQLiteSessionStore(where)
+
+
+async def _python(script: str, *arguments: str) -> asyncio.subprocess.Process:
+    """A process of its own, with this sdqueue."""
+    root = str(Path(sdqueue.__file__).parents[1])
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        script,
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": root},
+    )
+
+
+def _sql(path: Path, statement: str, *parameters: Any) -> list[Any]:
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as connection:
+        return connection.execute(statement, parameters).fetchall()
+
+
+def _fail(*args: Any) -> None:
+    raise OSError("no such luck")

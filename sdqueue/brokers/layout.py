@@ -32,9 +32,7 @@ class Layout:
         self._routes: dict[tuple[str, str], list[str]] = {}
         self.add(exchanges, queues, bindings)
 
-    def add(
-        self, exchanges: Iterable[Exchange], queues: Iterable[Queue], bindings: Iterable[Binding]
-    ) -> None:
+    def add(self, exchanges: Iterable[Exchange], queues: Iterable[Queue], bindings: Iterable[Binding]) -> None:
         """Declare more."""
         self._routes.clear()
         self.exchanges.update((exchange.name, exchange) for exchange in exchanges)

@@ -146,9 +146,7 @@ class MemorySubscription:
         tag = next(self._tags)
         if not self.private:
             self._unacked[tag] = entry
-        self._on_delivery(
-            Delivery(entry.message, self.queue, tag, entry.redelivered, entry.routing_key, self)
-        )
+        self._on_delivery(Delivery(entry.message, self.queue, tag, entry.redelivered, entry.routing_key, self))
 
     def give_back(self) -> list[_Entry]:
         """Stop, and return what is not acknowledged, in the order of the queue."""
@@ -196,9 +194,7 @@ class MemoryBroker:
         """See :class:`~sdqueue.brokers.Broker`; other properties are a ``TopologyMismatch``."""
         self._layout().check(self.topology, _PLACE)
 
-    async def publish(
-        self, exchange: str, routing_key: str, message: Message, *, timeout: float = 10.0
-    ) -> None:
+    async def publish(self, exchange: str, routing_key: str, message: Message, *, timeout: float = 10.0) -> None:
         """See :class:`~sdqueue.brokers.Broker`."""
         targets = self._layout().targets(exchange, routing_key)
         if not exchange and routing_key not in self.server._queues:
@@ -221,9 +217,7 @@ class MemoryBroker:
         self._layout()
         return self._subscribed(self.server._queue(queue), on_delivery, prefetch, private=False)
 
-    async def subscribe_replies(
-        self, on_delivery: OnDelivery, *, timeout: float = 10.0
-    ) -> MemorySubscription:
+    async def subscribe_replies(self, on_delivery: OnDelivery, *, timeout: float = 10.0) -> MemorySubscription:
         """See :class:`~sdqueue.brokers.Broker`."""
         self._layout()
         queue = self.server._declare(Queue(f"{self.topology.namespace}.reply-to.{uuid4().hex}"))

@@ -133,9 +133,7 @@ class BrokerSuite:
         with pytest.raises(TopologyMissing):
             await broker.check()
 
-    async def test_apply_may_be_repeated_and_check_passes_after_it(
-        self, connect: Connect, topology: Topology
-    ) -> None:
+    async def test_apply_may_be_repeated_and_check_passes_after_it(self, connect: Connect, topology: Topology) -> None:
         broker, other = await connect(topology), await connect(topology)
         await broker.apply()
         await broker.check()
@@ -202,9 +200,7 @@ class BrokerSuite:
         assert {d.queue for d in inbox.deliveries} == {topology.partition_queue(1)}
         assert {d.routing_key for d in inbox.deliveries} == {"0001"}
 
-    async def test_what_waited_comes_before_what_is_published_later(
-        self, broker: Broker, topology: Topology
-    ) -> None:
+    async def test_what_waited_comes_before_what_is_published_later(self, broker: Broker, topology: Topology) -> None:
         await self._publish(broker, topology, range(30))
         inbox = Inbox(acks=True)
         await broker.subscribe(topology.partition_queue(0), inbox, prefetch=4)
@@ -212,9 +208,7 @@ class BrokerSuite:
         await inbox.expect(60)
         assert inbox.bodies == numbered(range(60))
 
-    async def test_each_publisher_keeps_its_order(
-        self, connect: Connect, broker: Broker, topology: Topology
-    ) -> None:
+    async def test_each_publisher_keeps_its_order(self, connect: Connect, broker: Broker, topology: Topology) -> None:
         publishers = [broker, await connect(topology), await connect(topology)]
         inbox = Inbox(acks=True)
         await broker.subscribe(topology.partition_queue(0), inbox, prefetch=20)
@@ -257,9 +251,7 @@ class BrokerSuite:
         assert other.bodies == numbered(range(20))
         assert full.bodies == [b"0"]
 
-    async def test_acknowledged_messages_are_gone(
-        self, connect: Connect, broker: Broker, topology: Topology
-    ) -> None:
+    async def test_acknowledged_messages_are_gone(self, connect: Connect, broker: Broker, topology: Topology) -> None:
         await self._publish(broker, topology, range(5))
         inbox = Inbox(acks=True)
         subscription = await broker.subscribe(topology.partition_queue(0), inbox, prefetch=10)
@@ -279,9 +271,7 @@ class BrokerSuite:
         await inbox.expect(1)
         assert inbox.bodies == [b"confirmed"]
 
-    async def test_many_concurrent_publishes_all_arrive_once(
-        self, broker: Broker, topology: Topology
-    ) -> None:
+    async def test_many_concurrent_publishes_all_arrive_once(self, broker: Broker, topology: Topology) -> None:
         inboxes = [Inbox(acks=True) for _ in range(topology.partitions)]
         for partition, inbox in enumerate(inboxes):
             await broker.subscribe(topology.partition_queue(partition), inbox, prefetch=50)
@@ -356,9 +346,7 @@ class BrokerSuite:
             remaining = [n for n in remaining if n not in acked]
         assert remaining == []
 
-    async def test_redelivered_says_whether_somebody_may_have_seen_it(
-        self, broker: Broker, topology: Topology
-    ) -> None:
+    async def test_redelivered_says_whether_somebody_may_have_seen_it(self, broker: Broker, topology: Topology) -> None:
         await self._publish(broker, topology, range(4))
         first, successor = Inbox(), Inbox(acks=True)
         subscription = await broker.subscribe(topology.partition_queue(0), first, prefetch=2)
@@ -487,9 +475,7 @@ class BrokerSuite:
 
     # Cancellation
 
-    async def test_a_cancelled_publish_happened_once_or_not_at_all(
-        self, broker: Broker, topology: Topology
-    ) -> None:
+    async def test_a_cancelled_publish_happened_once_or_not_at_all(self, broker: Broker, topology: Topology) -> None:
         publishing = []
         for patience in range(12):
             task = asyncio.ensure_future(
@@ -509,9 +495,7 @@ class BrokerSuite:
         confirmed = {b"cancelled %d" % n for n, task in enumerate(publishing) if not task.cancelled()}
         assert confirmed <= set(inbox.bodies)
 
-    async def test_a_cancelled_subscribe_leaves_nobody_in_line(
-        self, broker: Broker, topology: Topology
-    ) -> None:
+    async def test_a_cancelled_subscribe_leaves_nobody_in_line(self, broker: Broker, topology: Topology) -> None:
         """The interleaving that breaks it: the broker has subscribed when the caller is cancelled."""
         queue = topology.partition_queue(0)
         await self._publish(broker, topology, range(5))
@@ -611,9 +595,7 @@ class BrokerSuite:
         await from_web.expect_no_more(self.quiet_s)
         assert (from_web.bodies, from_slack.bodies) == ([b"web"], [b"slack"])
 
-    async def test_a_reply_that_nobody_listens_to_is_no_error(
-        self, broker: Broker, topology: Topology
-    ) -> None:
+    async def test_a_reply_that_nobody_listens_to_is_no_error(self, broker: Broker, topology: Topology) -> None:
         await broker.publish(topology.replies, "nobody.final.0000", Message(b"x"))
         queue = await broker.declare_egress("nobody")
         await self._expect_depth(broker, queue, 0)

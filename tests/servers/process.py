@@ -156,9 +156,10 @@ class LocalServer(ABC):
             self._process = self._launch()
             try:
                 await self._answers()
-            except ServerFailed:
+            except ServerFailed as error:
                 await self.kill()
-                if self._was_up or not attempts_left:
+                taken = "in use" in f"{error}" or "eaddrinuse" in f"{error}"
+                if self._was_up or not taken or not attempts_left:
                     raise
                 self._choose_ports()
             else:

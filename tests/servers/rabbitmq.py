@@ -56,7 +56,7 @@ class LocalRabbitMQ(LocalServer):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.node = f"sdqueue-{secrets.token_hex(4)}@localhost"
+        self.node = f"sdqueue-{secrets.token_hex(4)}@127.0.0.1"  # a bare machine may not know localhost
         self._epmd: subprocess.Popen[bytes] | None = None
         self._choose_ports()
 
@@ -129,6 +129,7 @@ class LocalRabbitMQ(LocalServer):
         return ours | {
             "HOME": str(self.folder),  # the cookie is made there
             "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_USE_LONGNAME": "true",  # an address is a long name
             "RABBITMQ_DIST_PORT": str(self._dist_port),
             "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
             "RABBITMQ_LOG_BASE": str(self.folder / "logs"),

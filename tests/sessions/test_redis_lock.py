@@ -1,0 +1,346 @@
+"""RedisLockBackend: the suite that every lock passes, and what is its own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from sdqueue.errors import ConfigurationError, LockLost, StoreUnavailable
+from sdqueue.sessions.locks.redis import RedisLockBackend
+from sdqueue.sessions.redis.keys import KeySpace
+from sdqueue.testing import LockBackendSuite
+
+pytestmark = pytest.mark.redis
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def backends(redis_url: str, namespace: str) -> AsyncIterator[list[RedisLockBackend]]:
+    """Three, as three processes have them."""
+    backends = [RedisLockBackend(redis_url, namespace=namespace) for _ in range(3)]
+    yield backends
+    for backend in backends:
+        await backend.aclose()
+
+
+class TestRedisLockBackend(LockBackendSuite):
+    @pytest.fixture
+    async def locks(self, backends: list[RedisLockBackend]) -> RedisLockBackend:
+        self.other = backends[1]
+        return backends[0]
+
+    async def second_backend(self, locks: Any) -> RedisLockBackend:
+        return self.other
+
+    async def entries(self, locks: Any) -> int:
+        keys: int = locks.entries + locks.watchdog.held
+        return keys
+
+
+class Line:
+    """Tasks that take a lock one after the other, and who got it when."""
+
+    def __init__(self, redis: Redis, namespace: str) -> None:
+        self.order: list[Any] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        self._redis = redis
+        self._waiters = KeySpace(namespace).session("k")[2]
+
+    async def join(self, name: Any, backend: RedisLockBackend) -> asyncio.Task[None]:
+        """A task that waits in Redis when this returns."""
+
+        async def work() -> None:
+            async with backend.acquire("k"):
+                self.order.append(name)
+
+        before = await self._redis.hlen(self._waiters)
+        self.tasks.append(asyncio.create_task(work()))
+        while await self._redis.hlen(self._waiters) == before:
+            await asyncio.sleep(0.002)
+        return self.tasks[-1]
+
+
+async def test_waiters_of_all_processes_are_served_in_order(
+    backends: list[RedisLockBackend], redis: Redis, namespace: str
+) -> None:
+    """Holder A; B waits, then C: the release must not go to C, whichever asks again first."""
+    for first, second in ((1, 2), (2, 1)):
+        line = Line(redis, namespace)
+        async with backends[0].acquire("k"):
+            await line.join(first, backends[first])
+            await line.join(second, backends[second])
+        await asyncio.gather(*line.tasks)
+        assert line.order == [first, second]
+
+
+async def test_a_release_wakes_the_next_at_once(backends: list[RedisLockBackend], redis: Redis, namespace: str) -> None:
+    """Nobody polls: twenty handovers between processes take far less than one look of a waiter's own."""
+    await _subscribed(redis, namespace, 2, backends[:2])
+    turns = 0
+
+    async def work(backend: RedisLockBackend) -> None:
+        nonlocal turns
+        for _ in range(10):
+            async with backend.acquire("k"):
+                turns += 1
+                await asyncio.sleep(0.001)
+
+    started = time.monotonic()
+    await asyncio.gather(*(work(backend) for backend in backends[:2]))
+    assert turns == 20
+    assert time.monotonic() - started < 2.0
+
+
+async def _subscribed(redis: Redis, namespace: str, count: int, backends: list[RedisLockBackend]) -> None:
+    for backend in backends:
+        async with backend.acquire("warm"):
+            pass
+    async with asyncio.timeout(5):
+        while len(await redis.pubsub_channels(f"{namespace}:granted:*")) < count:
+            await asyncio.sleep(0.005)
+
+
+async def test_a_lost_wake_up_is_made_up_for(
+    backends: list[RedisLockBackend], redis: Redis, namespace: str, redis_url: str
+) -> None:
+    """The connection of the waiter's messages is killed before the release: it finds its lock by its own look."""
+    waiting = RedisLockBackend(f"{redis_url}?client_name={namespace}", namespace=namespace)
+    await _subscribed(redis, namespace, 1, [waiting])
+    line = Line(redis, namespace)
+    async with backends[0].acquire("k"):
+        await line.join("waiter", waiting)
+        (listener,) = [c for c in await redis.client_list(_type="pubsub") if c["name"] == namespace]
+        assert await redis.client_kill_filter(_id=listener["id"]) == 1
+    async with asyncio.timeout(1.5):
+        await asyncio.gather(*line.tasks)
+    assert line.order == ["waiter"]
+    await _subscribed(redis, namespace, 1, [waiting])  # and its messages come again
+    await waiting.aclose()
+
+
+class Deaf(dict[bytes, asyncio.Event]):
+    """Waiters to whom no message gets through, as if it were still on its way."""
+
+    def get(self, name: bytes, default: Any = None) -> Any:
+        return default
+
+
+async def test_a_waiter_cancelled_as_it_is_handed_the_lock_passes_it_on(
+    backends: list[RedisLockBackend], redis: Redis, namespace: str
+) -> None:
+    """A releases, the script hands the lock to B, B is cancelled before it reads that: C must get it."""
+    backends[1]._waiting = Deaf()
+    line = Line(redis, namespace)
+    async with backends[0].acquire("k"):
+        cancelled = await line.join("B", backends[1])
+        await line.join("C", backends[2])
+    holder = await redis.get(KeySpace(namespace).session("k")[0])
+    assert isinstance(holder, bytes)
+    assert holder.startswith(backends[1]._owner)
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    async with asyncio.timeout(0.4):  # less than a look of C's own takes: the lock is handed on
+        await line.tasks[1]
+    assert line.order == ["C"]
+
+
+async def test_a_waiter_that_died_is_passed_over(
+    backends: list[RedisLockBackend], redis: Redis, namespace: str
+) -> None:
+    """A dead process stands in the line: it is not waited for, and its entry does not stay."""
+    keys = KeySpace(namespace).session("k")
+    await redis.hset(keys[2], "0123456789abcdef:1", "1 1 30000")
+    async with asyncio.timeout(1.0), backends[0].acquire("k"):
+        assert await redis.hlen(keys[2]) == 0
+
+
+async def test_an_answer_that_got_lost_does_not_block_the_session(
+    backends: list[RedisLockBackend], redis: Redis, namespace: str
+) -> None:
+    """The lock was taken for this process, but the answer never came: it must not wait for itself."""
+    backend = backends[0]
+    async with backend.acquire("other"):
+        pass
+    holding = backend.holding("k")
+    await redis.set(KeySpace(namespace).session("k")[0], holding.name, px=30_000)
+    async with asyncio.timeout(1.0), backend.acquire("k") as held:
+        assert held.key == "k"
+
+
+async def test_nothing_stays_in_redis_but_the_token_with_its_ttl(
+    backends: list[RedisLockBackend], redis: Redis, namespace: str
+) -> None:
+    line = Line(redis, namespace)
+    async with backends[0].acquire("k"):
+        for backend in backends[1:]:
+            await line.join(backend, backend)
+        for key in await redis.keys(f"{namespace}:*"):
+            assert await redis.pttl(key) > 0
+    await asyncio.gather(*line.tasks)
+    left = sorted(await redis.keys(f"{namespace}:{{*"))
+    assert left == [KeySpace(namespace).session("k")[1]]
+    assert await redis.ttl(left[0]) > 30 * 24 * 3600
+    for backend in backends:
+        await backend.aclose()
+    assert await redis.keys(f"{namespace}:alive:*") == []
+
+
+async def test_tokens_grow_even_where_redis_lost_the_last(backends: list[RedisLockBackend], redis: Redis) -> None:
+    """The token follows the server's clock, so that a lost key does not start it again at one."""
+    async with backends[0].acquire("k") as before:
+        pass
+    keys = backends[0].keys.session("k")
+    assert await redis.delete(keys[1]) == 1
+    async with backends[1].acquire("k") as after:
+        pass
+    assert after.token > before.token
+    ahead = after.token + 10**12
+    await redis.set(keys[1], ahead)
+    async with backends[1].acquire("k") as held:
+        assert held.token == ahead + 1
+
+
+async def test_a_lock_outlives_its_ttl_while_it_is_held(redis_url: str, redis: Redis, namespace: str) -> None:
+    """Held for three times its life, with somebody waiting all the time."""
+    holder = RedisLockBackend(redis_url, namespace=namespace, ttl_s=0.5)
+    other = RedisLockBackend(redis_url, namespace=namespace, ttl_s=0.5)
+    line = Line(redis, namespace)
+    async with holder.acquire("k"):
+        await line.join("other", other)
+        await asyncio.sleep(1.6)
+        assert line.order == []
+    await asyncio.gather(*line.tasks)
+    await holder.aclose()
+    await other.aclose()
+
+
+async def test_a_lock_taken_away_ends_the_block(
+    backends: list[RedisLockBackend], redis: Redis, namespace: str, redis_url: str
+) -> None:
+    """Somebody deletes the key by hand: the next renewal finds out and stops the turn."""
+    backend = RedisLockBackend(redis_url, namespace=namespace, ttl_s=1.0)
+
+    async def work() -> None:
+        async with asyncio.timeout(5), backend.acquire("k"):
+            await redis.delete(KeySpace(namespace).session("k")[0])
+            await asyncio.Event().wait()
+
+    with pytest.raises(LockLost, match="'k'"):
+        await work()
+    assert backend.entries == 0
+    await backend.aclose()
+
+
+async def test_a_lock_found_gone_at_the_end_is_reported(
+    backends: list[RedisLockBackend], redis: Redis, namespace: str
+) -> None:
+    """The work ended before the watchdog noticed: it was not alone all the time, and is told."""
+    with pytest.raises(LockLost):
+        async with backends[0].acquire("k"):
+            await redis.delete(KeySpace(namespace).session("k")[0])
+
+
+async def test_the_error_of_the_block_wins_over_a_lock_found_gone(
+    backends: list[RedisLockBackend], redis: Redis, namespace: str
+) -> None:
+    async def work() -> None:
+        async with backends[0].acquire("k"):
+            await redis.delete(KeySpace(namespace).session("k")[0])
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await work()
+
+
+async def test_a_cancellation_from_outside_wins_over_a_lost_lock(backends: list[RedisLockBackend]) -> None:
+    """The watchdog cancels, and so does the caller, in the same step: the task must end cancelled."""
+    backend, inside = backends[0], asyncio.Event()
+
+    async def work() -> None:
+        async with backend.acquire("k"):
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await inside.wait()
+    for holding in list(backend.watchdog._held.values()):
+        backend.watchdog._lose(holding, "for the test")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_lost_lock_leaves_no_cancellation_behind(backends: list[RedisLockBackend]) -> None:
+    """After LockLost the task is as it was: a timeout around it, and the next await, work."""
+    backend = backends[0]
+
+    async def work() -> None:
+        async with backend.acquire("k"):
+            (holding,) = backend.watchdog._held.values()
+            backend.watchdog._lose(holding, "for the test")
+            await asyncio.Event().wait()
+
+    async with asyncio.timeout(5):
+        with pytest.raises(LockLost):
+            await work()
+        await asyncio.sleep(0)
+    task = asyncio.current_task()
+    assert task is not None
+    assert task.cancelling() == 0
+
+
+async def test_closing_ends_blocks_that_still_hold(backends: list[RedisLockBackend]) -> None:
+    backend, inside = backends[0], asyncio.Event()
+
+    async def work() -> None:
+        async with backend.acquire("k"):
+            inside.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await inside.wait()
+    await backend.aclose()
+    with pytest.raises(LockLost, match="closed"):
+        await task
+    with pytest.raises(StoreUnavailable, match="closed"):
+        async with backend.acquire("k"):
+            pass
+    async with asyncio.timeout(3), backends[1].acquire("k"):
+        assert backend.entries == 0
+
+
+async def test_a_watchdog_that_fails_gives_up_its_locks(
+    backends: list[RedisLockBackend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A defect in the renewal must not leave locks that nobody keeps; the next acquire starts it again."""
+    backend = backends[0]
+
+    async def broken(now: float) -> None:
+        raise ZeroDivisionError
+
+    async def work() -> None:
+        async with asyncio.timeout(3), backend.acquire("k"):
+            monkeypatch.setattr(backend.watchdog, "_once", broken)
+            await asyncio.Event().wait()
+
+    with pytest.raises(LockLost, match="watchdog"):
+        await work()
+    monkeypatch.undo()
+    async with asyncio.timeout(3), backend.acquire("k"):
+        assert backend.watchdog.running
+
+
+def test_a_life_too_short_to_be_renewed_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"0\.1 s"):
+        RedisLockBackend("redis://localhost", ttl_s=0.1)

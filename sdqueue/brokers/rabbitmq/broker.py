@@ -19,7 +19,7 @@ from sdqueue.brokers.rabbitmq.publisher import Publisher
 from sdqueue.brokers.rabbitmq.subscription import RabbitMQSubscription
 from sdqueue.brokers.rabbitmq.supervisor import Supervisor
 from sdqueue.brokers.topology import Topology
-from sdqueue.errors import BrokerUnavailable, ConfigurationError, TopologyMismatch, TopologyMissing
+from sdqueue.errors import BrokerUnavailable, ConfigurationError, TopologyMissing
 from sdqueue.settings import mask
 
 Result = TypeVar("Result")
@@ -55,8 +55,7 @@ class RabbitMQBroker:
             usable = False
         if not usable:
             raise ConfigurationError(
-                f"broker URL: {mask(url)!r} is no address of RabbitMQ; expected "
-                f"amqp://user:password@host:port/vhost"
+                f"broker URL: {mask(url)!r} is no address of RabbitMQ; expected amqp://user:password@host:port/vhost"
             )
         self.topology = topology
         self._publishing = Supervisor(url, f"{name} publish")
@@ -75,14 +74,7 @@ class RabbitMQBroker:
 
     async def apply(self, *, timeout: float = 30.0) -> None:
         """As in ``Broker``."""
-
-        async def work(connection: Connection) -> None:
-            try:
-                await declare.apply(connection, self.topology)
-            except* (TopologyMismatch, ChannelLost, ConnectionError) as group:
-                raise _most_telling(group) from None
-
-        await self._call(work, timeout)
+        await self._call(lambda connection: declare.apply(connection, self.topology), timeout)
 
     async def check(self, *, timeout: float = 10.0) -> None:
         """As in ``Broker``."""
@@ -97,9 +89,7 @@ class RabbitMQBroker:
                 f"no exchange {self.topology.replies!r}; run `sdqueue topology apply`"
             )
 
-    async def publish(
-        self, exchange: str, routing_key: str, message: Message, *, timeout: float = 10.0
-    ) -> None:
+    async def publish(self, exchange: str, routing_key: str, message: Message, *, timeout: float = 10.0) -> None:
         """As in ``Broker``."""
         await self._publisher.publish(exchange, routing_key, message, timeout=timeout)
 
@@ -113,9 +103,7 @@ class RabbitMQBroker:
             timeout,
         )
 
-    async def subscribe_replies(
-        self, on_delivery: OnDelivery, *, timeout: float = 10.0
-    ) -> RabbitMQSubscription:
+    async def subscribe_replies(self, on_delivery: OnDelivery, *, timeout: float = 10.0) -> RabbitMQSubscription:
         """As in ``Broker``."""
         queue = f"{self.topology.namespace}.ask.{uuid.uuid4().hex}"
         return await self._subscribe(
@@ -201,15 +189,3 @@ class RabbitMQBroker:
 
 def _no_queue(queue: str) -> TopologyMissing:
     return TopologyMissing(f"RabbitMQ has no queue {queue!r}; run `sdqueue topology apply`")
-
-
-def _most_telling(group: BaseExceptionGroup[Exception]) -> Exception:
-    """Of the errors of several channels at once, the one to show: a mismatch before a lost channel."""
-    return min(_flat(group), key=lambda error: not isinstance(error, TopologyMismatch))
-
-
-def _flat(group: BaseExceptionGroup[Exception]) -> list[Exception]:
-    found: list[Exception] = []
-    for error in group.exceptions:
-        found.extend(_flat(error) if isinstance(error, BaseExceptionGroup) else [error])
-    return found

@@ -124,8 +124,8 @@ class Channel:
         )
 
     async def close(self) -> None:
-        """Close the channel and wait until the broker says so: what was not acknowledged has returned to
-        its queue.
+        """Close the channel and wait until the broker says so: what was not acknowledged is on its way back
+        into its queue, and nobody gets a younger message before it.
 
         Returns after at most :data:`CLOSE_TIMEOUT_S` seconds, also when the connection is dead.
         """
@@ -135,9 +135,14 @@ class Channel:
 
     def connection_lost(self, reason: str) -> None:
         """Called by the connection when it is gone."""
+        self._released()
+        self._finish(ChannelLost(reason))
+
+    def _released(self) -> None:
+        """The broker has forgotten the channel."""
+        self.connection.forget(self)
         if self._closing is not None and not self._closing.done():
             self._closing.set_result(None)
-        self._finish(ChannelLost(reason))
 
     def _finish(self, error: ChannelLost | None) -> None:
         if self.closed:
@@ -185,8 +190,7 @@ class Channel:
         elif kind is spec.Basic.Deliver or kind is spec.Basic.Return:
             self._content = frame
         elif kind is spec.Channel.CloseOk:
-            if self._closing is not None and not self._closing.done():
-                self._closing.set_result(None)
+            self._released()
         elif kind is spec.Channel.Close:
             self._closed_by_broker(frame)
         elif self.closed:
@@ -214,8 +218,7 @@ class Channel:
     def _closed_by_broker(self, frame: spec.Channel.Close) -> None:
         # Answered though we are closing ourselves: until then the broker keeps the number.
         self.connection.send(pamqp.frame.marshal(spec.Channel.CloseOk(), self.number))
-        if self._closing is not None and not self._closing.done():
-            self._closing.set_result(None)
+        self._released()
         self._finish(ChannelLost(frame.reply_text or "the broker closed the channel", frame.reply_code or 0))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import Callable
 from typing import Any, Final, Self, cast
 
@@ -16,6 +17,8 @@ from yarl import URL
 from sdqueue.brokers.rabbitmq.channel import Channel
 from sdqueue.brokers.rabbitmq.guard import GuardedConnection
 from sdqueue.brokers.rabbitmq.wire import plain
+
+log = logging.getLogger(__name__)
 
 HEARTBEAT_S: Final = 10
 """A dead peer is noticed after about three of these. The URL's ``heartbeat`` wins."""
@@ -47,6 +50,7 @@ class Connection:
         self._raw = cast("aiormq.Connection", link.transport.connection)
         self._channels: set[Channel] = set()
         self._numbers = itertools.cycle(range(1, (self._raw.connection_tune.channel_max or 65535) + 1))
+        self._closing: asyncio.Task[None] | None = None
         self._outbox: list[bytes] = []
         self._waiting = 0
         self._wake = asyncio.Event()
@@ -129,22 +133,30 @@ class Connection:
             raise ConnectionError(self.lost.result())
         channel = Channel(self, number)
         channels[number] = cast("Any", channel)
-        self._channels = {c for c in self._channels if not c.closed} if number % 64 == 0 else self._channels
         self._channels.add(channel)
         return channel, spec.Channel.Open()
 
+    def forget(self, channel: Channel) -> None:
+        """Called by a channel that has ended on both sides."""
+        self._channels.discard(channel)
+
     async def close(self) -> None:
         """Say goodbye to the broker. Idempotent; bounded in time when nobody answers."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close(), name=f"{self.name} close")
+        # Shielded, because whoever cancels one caller leaves the connection half closed to the next.
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
         if self.alive:
             await self._flushed()
         self._end("the connection was closed")
-        self._writer.cancel()
         await asyncio.wait((self._writer,))
-        closing = asyncio.create_task(self._link.close(), name=f"{self.name} close")
-        _, late = await asyncio.wait((closing,), timeout=CLOSE_TIMEOUT_S)
-        for task in late:
-            task.cancel()
-        await asyncio.gather(closing, return_exceptions=True)
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self._link.close()
+        except (TimeoutError, ConnectionError, aiormq.AMQPError) as error:
+            log.warning("%s: did not close properly: %s", self.name, describe(error))
 
     async def _flushed(self) -> None:
         """Acks and closes that were written last should still reach the broker."""
@@ -178,9 +190,8 @@ class Connection:
             return
         self.lost.set_result(reason)
         self._writer.cancel()
-        for channel in self._channels:
+        for channel in tuple(self._channels):
             channel.connection_lost(reason)
-        self._channels.clear()
 
 
 def describe(error: BaseException) -> str:

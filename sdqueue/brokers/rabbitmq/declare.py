@@ -46,9 +46,7 @@ async def short_channel(connection: Connection) -> AsyncIterator[Channel]:
 def exchange_frame(exchange: Exchange) -> spec.Exchange.Declare:
     """The declaration of an exchange."""
     arguments: dict[str, Any] = {"alternate-exchange": exchange.alternate} if exchange.alternate else {}
-    return spec.Exchange.Declare(
-        exchange=exchange.name, exchange_type=exchange.kind, durable=True, arguments=arguments
-    )
+    return spec.Exchange.Declare(exchange=exchange.name, exchange_type=exchange.kind, durable=True, arguments=arguments)
 
 
 def queue_frame(queue: Queue) -> spec.Queue.Declare:
@@ -87,11 +85,14 @@ async def apply(connection: Connection, topology: Topology) -> None:
     await declare(connection, [exchange_frame(exchange) for exchange in exchanges])
     bindings = {binding.queue: binding_frame(binding) for binding in topology.bindings}
     steps = [(queue_frame(queue), bindings[queue.name]) for queue in topology.queues]
-    async with asyncio.TaskGroup() as group:
-        for start in range(PARALLEL):
-            part = [frame for step in steps[start::PARALLEL] for frame in step]
-            if part:
-                group.create_task(declare(connection, part))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for start in range(PARALLEL):
+                group.create_task(declare(connection, [frame for step in steps[start::PARALLEL] for frame in step]))
+    except ExceptionGroup as failures:
+        # Several may fail together. What does not fit stays true when the connection is back, so it is
+        # told first.
+        raise min(failures.exceptions, key=lambda error: not isinstance(error, TopologyMismatch)) from None
     await declare(connection, [exchange_frame(replies)])
 
 

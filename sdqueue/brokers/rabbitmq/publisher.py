@@ -74,9 +74,7 @@ class Publisher:
     async def publish(self, exchange: str, routing_key: str, message: Message, *, timeout: float) -> None:
         """Publish and wait for the confirm; errors as in ``Broker.publish``."""
         if not routing_key.isascii():
-            routing_key = routing_key.encode(
-                "utf-8", "replace"
-            ).decode()  # as it comes back when it is returned
+            routing_key = routing_key.encode("utf-8", "replace").decode()  # as it comes back when it is returned
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         entry = Entry(exchange, routing_key, message, exchange != self._optional, done)
         # A reply's routing key ends with its partition whatever its kind, so deltas stay before their
@@ -92,13 +90,15 @@ class Publisher:
             lane.forget(entry)
 
     async def _late(self, lane: Lane, timeout: float) -> BrokerUnavailable:
-        connection = lane.connection
+        connection = self._supervisor.connection
         if connection is None:
-            return self._supervisor.unavailable(timeout, lane.trouble)
+            return self._supervisor.unavailable(timeout)
         if await connection.is_blocked():
             why = "the broker blocks publishers: a memory or disk alarm, see `rabbitmqctl status`"
         else:
             why = "connected, but the broker did not confirm the message"
+            if lane.trouble:
+                why += f"; the last channel ended with: {lane.trouble}"
         return self._supervisor.unavailable(timeout, why)
 
     async def close(self) -> None:
@@ -111,10 +111,10 @@ class Lane:
     """One channel's worth of publishing: what is to be sent, and what waits for its confirm."""
 
     def __init__(self, supervisor: Supervisor) -> None:
-        self.connection: Connection | None = None
         self.trouble = ""
         """Why the last channel ended, for the error of those who wait in vain."""
         self._supervisor = supervisor
+        self._connection: Connection | None = None
         self._channel: Channel | None = None
         self._queue: deque[Entry] = deque()
         self._open: dict[int, Entry] = {}
@@ -149,13 +149,11 @@ class Lane:
         self._open.clear()
         self._queue.clear()
         for entry in entries:
-            entry.fail(
-                BrokerUnavailable("the broker was closed before it confirmed; the message may arrive anyway")
-            )
+            entry.fail(BrokerUnavailable("the broker was closed before it confirmed; the message may arrive anyway"))
 
     def _pump(self) -> None:
         """Send what the window takes; where there is no channel, see to it that one is opened."""
-        channel, connection = self._channel, self.connection
+        channel, connection = self._channel, self._connection
         if channel is None or connection is None:
             if self._queue and self._opener is None and not self._closed:
                 self._opener = asyncio.create_task(self._reopen(), name="publisher channel")
@@ -175,7 +173,7 @@ class Lane:
                 mandatory=entry.mandatory,
                 frame_max=connection.frame_max,
             )
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             entry.fail(
                 Unroutable(f"no queue can have that name: {error}")
                 if not entry.exchange and len(entry.routing_key.encode()) > 255
@@ -203,8 +201,9 @@ class Lane:
                 except Refused as error:
                     while self._queue:
                         self._queue.popleft().fail(error)
-                except (BrokerUnavailable, ChannelLost, ConnectionError) as error:
-                    # Each message has its own time limit; who still waits wants another attempt.
+                except BrokerUnavailable:
+                    continue  # each message has its own time limit; who still waits wants another attempt
+                except (ChannelLost, ConnectionError) as error:
                     self.trouble, self._pause = str(error), True
                 else:
                     return
@@ -222,8 +221,12 @@ class Lane:
         except BaseException:
             channel.abandon()
             raise
+        if channel.closed:
+            # Lost between the answer and now, and on_lost has nothing to say about a channel that was not
+            # in use.
+            raise ChannelLost("the channel was lost as soon as it was open")
         connection.on_writable.add(self._pump)
-        self._channel, self.connection = channel, connection
+        self._channel, self._connection = channel, connection
         self._tags = itertools.count(1)
         self._pump()
 
@@ -272,9 +275,7 @@ class Lane:
             return  # it was refused while opening
         self.trouble = error.reason
         entries, self._open = list(self._open.values()), {}
-        self._channel = None
-        if self.connection is not None and not self.connection.alive:
-            self.connection = None
+        self._channel = self._connection = None
         blamed = False
         for entry in entries:
             failure = blame(entry, error)
@@ -295,9 +296,7 @@ def blame(entry: Entry, error: ChannelLost) -> PublishRejected | TopologyMissing
     if error.code == NOT_FOUND and f"exchange '{exchange}'" in error.reason:
         return TopologyMissing(f"RabbitMQ has no exchange {entry.exchange!r}; run `sdqueue topology apply`")
     if error.code == ACCESS_REFUSED and f"'{exchange}'" in error.reason:
-        return PublishRejected(
-            f"RabbitMQ does not let us publish: {error.reason}; check the user's permissions"
-        )
+        return PublishRejected(f"RabbitMQ does not let us publish: {error.reason}; check the user's permissions")
     size = re.search(r"message size (\d+)", error.reason)
     if error.code == PRECONDITION_FAILED and size is not None and int(size[1]) == len(entry.message.body):
         return PublishRejected(f"RabbitMQ refused a body of {len(entry.message.body)} bytes: {error.reason}")

@@ -48,6 +48,11 @@ class Supervisor:
         self._refused = False
         self._closed = False
 
+    @property
+    def connection(self) -> Connection | None:
+        """The connection, where there is a live one."""
+        return self._connection if self._connection is not None and self._connection.alive else None
+
     async def get(self, deadline: float, waited_s: float) -> Connection:
         """The live connection, as soon as there is one.
 
@@ -62,11 +67,9 @@ class Supervisor:
             self._task = asyncio.create_task(self._keep(), name=f"{self.name} supervisor")
         while True:
             if self._closed:
-                raise BrokerUnavailable(
-                    f"the connection {self.name!r} to {self._address} was closed by this process"
-                )
-            if self._connection is not None and self._connection.alive:
-                return self._connection
+                raise BrokerUnavailable(f"the connection {self.name!r} to {self._address} was closed by this process")
+            if (connection := self.connection) is not None:
+                return connection
             if self._refused:
                 raise Refused(
                     f"RabbitMQ at {self._address} refuses user {self._user!r}: {self._failure}; "

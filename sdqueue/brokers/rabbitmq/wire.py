@@ -25,6 +25,9 @@ characters."""
 
 LONG_CORRELATION_ID: Final = "x-sdqueue-correlation-id"
 
+MAX_DEPTH: Final = 32
+"""Levels of nested header values that are kept."""
+
 _SHORT: Final = 255
 _BASIC: Final = 60
 _FRAME_END: Final = b"\xce"
@@ -163,16 +166,21 @@ def to_message(properties: spec.Basic.Properties, body: bytes) -> Message:
     )
 
 
-def plain(value: Any) -> Any:
-    """A header value as JSON can hold it: times as RFC 3339, bytes as text or base64, odd numbers as text."""
+def plain(value: Any, depth: int = 0) -> Any:
+    """A header value as JSON can hold it: times as RFC 3339, bytes as text or base64, odd numbers as text.
+
+    What lies deeper than :data:`MAX_DEPTH` becomes ``None``, so that no recursion downstream can fail on it.
+    """
+    if depth > MAX_DEPTH:
+        return None
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, depth + 1) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, depth + 1) for item in value]
     if isinstance(value, bytes | bytearray):
         try:
             return value.decode()

@@ -1,0 +1,327 @@
+"""RabbitMQ when things break: restarts, cut and silent connections, alarms, refusals. On a server of its
+own."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+from urllib.parse import urlsplit
+
+import pytest
+import pytest_asyncio
+
+from sdqueue.brokers.broker import Delivery, Message
+from sdqueue.brokers.rabbitmq import RabbitMQBroker
+from sdqueue.brokers.topology import Topology
+from sdqueue.errors import BrokerUnavailable, PublishRejected
+from sdqueue.testing.brokers import Inbox, numbered
+from tests.servers.process import free_port
+from tests.servers.rabbitmq import LocalRabbitMQ
+
+# A server restarts in 5 to 11 s, also on a busy machine.
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(180)]
+
+PATIENCE_S: Final = 60.0
+
+
+@pytest_asyncio.fixture
+async def server(private_rabbitmq: Callable[..., Awaitable[LocalRabbitMQ]]) -> LocalRabbitMQ:
+    return await private_rabbitmq()
+
+
+@pytest.fixture
+def topology(namespace: str) -> Topology:
+    return Topology(namespace, partitions=4)
+
+
+@pytest_asyncio.fixture
+async def broker(server: LocalRabbitMQ, topology: Topology) -> AsyncIterator[RabbitMQBroker]:
+    async with RabbitMQBroker(server.url, topology) as broker:
+        await broker.apply(timeout=PATIENCE_S)
+        yield broker
+
+
+class Proxy:
+    """A TCP proxy that can go silent: connections stay open, and nothing passes any more."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._target = (parts.hostname or "", parts.port or 0)
+        self._passing = asyncio.Event()
+        self._passing.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.url = ""
+
+    @asynccontextmanager
+    async def listening(self) -> AsyncIterator[Proxy]:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.url = f"amqp://guest:guest@127.0.0.1:{server.sockets[0].getsockname()[1]}/?heartbeat=1"
+        try:
+            yield self
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def go_silent(self) -> None:
+        self._passing.clear()
+
+    def speak(self) -> None:
+        self._passing.set()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if not self._passing.is_set():
+            await self._hold(writer)
+            return
+        there, back = await asyncio.open_connection(*self._target)
+        for source, sink in ((reader, back), (there, writer)):
+            task = asyncio.create_task(self._pipe(source, sink))
+            self._tasks.add(task)
+
+    async def _hold(self, writer: asyncio.StreamWriter) -> None:
+        try:
+            await self._passing.wait()
+        finally:
+            writer.close()
+
+    async def _pipe(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                await self._passing.wait()
+                sink.write(data)
+        except ConnectionError:
+            return
+        finally:
+            sink.close()
+
+
+class Consumer:
+    """Consumes a queue the way a process does: whenever the subscription is lost, it subscribes again."""
+
+    def __init__(self, broker: RabbitMQBroker, queue: str) -> None:
+        self.bodies: list[bytes] = []
+        self.losses: list[str] = []
+        self._broker = broker
+        self._queue = queue
+        self._arrived = asyncio.Event()
+
+    def _take(self, delivery: Delivery) -> None:
+        self.bodies.append(delivery.message.body)
+        delivery.subscription.ack(delivery)
+        self._arrived.set()
+
+    async def run(self) -> None:
+        while True:
+            subscription = await self._broker.subscribe(self._queue, self._take, prefetch=20, timeout=PATIENCE_S)
+            self.losses.append(await subscription.wait_lost())
+
+    async def expect(self, body: bytes) -> None:
+        async with asyncio.timeout(PATIENCE_S):
+            while body not in self.bodies:
+                self._arrived.clear()
+                await self._arrived.wait()
+
+
+@asynccontextmanager
+async def traffic(broker: RabbitMQBroker, topology: Topology) -> AsyncIterator[list[Consumer]]:
+    """Numbered messages to all partitions while the block breaks things; then everything confirmed must
+    have come."""
+    consumers = [Consumer(broker, topology.partition_queue(p)) for p in range(topology.partitions)]
+    stop = asyncio.Event()
+    confirmed: list[int] = [0] * topology.partitions
+    flowing = asyncio.Event()
+
+    async def publish(partition: int) -> None:
+        while not stop.is_set() or confirmed[partition] < 100:
+            body = b"%d" % confirmed[partition]
+            await broker.publish(topology.turns, f"{partition:04d}", Message(body), timeout=PATIENCE_S)
+            confirmed[partition] += 1
+            if min(confirmed) >= 20:
+                flowing.set()
+
+    running = [asyncio.create_task(consumer.run()) for consumer in consumers]
+    publishers = [asyncio.create_task(publish(p)) for p in range(topology.partitions)]
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await flowing.wait()
+        yield consumers
+        stop.set()
+        await asyncio.gather(*publishers)
+        for partition, consumer in enumerate(consumers):
+            await consumer.expect(b"%d" % (confirmed[partition] - 1))
+            assert list(dict.fromkeys(consumer.bodies)) == numbered(range(confirmed[partition]))
+    finally:
+        for task in (*running, *publishers):
+            task.cancel()
+        await asyncio.gather(*running, *publishers, return_exceptions=True)
+
+
+async def test_a_restart_loses_and_reorders_nothing(
+    server: LocalRabbitMQ, broker: RabbitMQBroker, topology: Topology
+) -> None:
+    """Given publishers and consumers at work, when the broker restarts, then both come back by themselves."""
+    async with traffic(broker, topology) as consumers:
+        await server.restart()
+    assert all(consumer.losses for consumer in consumers)
+
+
+async def test_closed_connections_lose_and_reorder_nothing(
+    server: LocalRabbitMQ, broker: RabbitMQBroker, topology: Topology
+) -> None:
+    async with traffic(broker, topology) as consumers:
+        await server.ctl("close_all_connections", "a test")
+    assert all("a test" in consumer.losses[0] for consumer in consumers)
+
+
+async def test_connections_bear_the_name_that_they_were_given(server: LocalRabbitMQ, topology: Topology) -> None:
+    async with RabbitMQBroker(server.url, topology, name="shop-7") as broker:
+        await broker.apply(timeout=PATIENCE_S)
+        await broker.publish(topology.turns, "0000", Message(b"x"))
+        listed = await server.ctl("list_connections", "client_properties")
+    assert '"shop-7 publish"' in listed
+    assert '"shop-7 consume"' in listed
+
+
+async def test_a_server_that_is_away_is_reported_in_time_and_found_when_it_comes(
+    server: LocalRabbitMQ, topology: Topology
+) -> None:
+    await server.stop()
+    async with RabbitMQBroker(server.url, topology) as broker:
+        started = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match=r"guest:\*\*\*@127.0.0.1.*in 0.5 s"):
+            await broker.publish(topology.turns, "0000", Message(b"x"), timeout=0.5)
+        with pytest.raises(BrokerUnavailable):
+            await broker.subscribe(topology.partition_queue(0), Inbox(), prefetch=1, timeout=0.5)
+        with pytest.raises(BrokerUnavailable):
+            await broker.describe(timeout=0.5)
+        assert time.monotonic() - started < 5
+        applying = asyncio.create_task(broker.apply(timeout=PATIENCE_S))
+        await server.start()
+        await applying
+        await broker.publish(topology.turns, "0000", Message(b"x"), timeout=PATIENCE_S)
+        assert await broker.depth(topology.partition_queue(0)) == 1
+
+
+async def test_a_memory_alarm_stops_publishers_in_time_and_acks_still_go_out(
+    server: LocalRabbitMQ, broker: RabbitMQBroker, topology: Topology
+) -> None:
+    """One connection for both would leave the ack in a socket that the broker does not read."""
+    queue = topology.partition_queue(0)
+    for n in range(3):
+        await broker.publish(topology.turns, "0000", Message(b"%d" % n))
+    inbox, successor = Inbox(), Inbox()
+    subscription = await broker.subscribe(queue, inbox, prefetch=10)
+    await inbox.expect(3)
+    await server.ctl("set_vm_memory_high_watermark", "0.0001")
+    try:
+        with pytest.raises(BrokerUnavailable, match="blocks publishers"):
+            await broker.publish(topology.turns, "0000", Message(b"blocked"), timeout=2)
+        for delivery in inbox.deliveries:
+            subscription.ack(delivery)
+        await subscription.close()
+        assert await broker.depth(queue) == 0
+    finally:
+        await server.ctl("set_vm_memory_high_watermark", "absolute", str(2**30))
+    await broker.publish(topology.turns, "0000", Message(b"after"), timeout=PATIENCE_S)
+    await broker.subscribe(queue, successor, prefetch=10)
+    await successor.expect(1)
+    assert successor.bodies[-1] in (b"blocked", b"after")
+    assert not set(successor.bodies) & {b"0", b"1", b"2"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [("guest:guest", "guest:wrong", "refuses user 'guest'"), ("/", "/nowhere", "vhost")],
+    ids=["password", "vhost"],
+)
+async def test_a_refusal_is_reported_at_once(
+    server: LocalRabbitMQ, topology: Topology, old: str, new: str, words: str
+) -> None:
+    """Waiting does not help, so the time limit is not waited for."""
+    url = server.url.replace(old, new) if old != "/" else server.url.rstrip("/") + new
+    async with RabbitMQBroker(url, topology) as broker:
+        started = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match=words) as publishing:
+            await broker.publish(topology.turns, "0000", Message(b"x"), timeout=60)
+        with pytest.raises(BrokerUnavailable, match="check the password / vhost permission"):
+            await broker.check(timeout=60)
+        assert time.monotonic() - started < 20
+        assert "wrong" not in str(publishing.value)
+
+
+async def test_a_user_who_may_not_write_is_told_so(
+    server: LocalRabbitMQ, broker: RabbitMQBroker, topology: Topology
+) -> None:
+    await server.ctl("add_user", "reader", "secret")
+    try:
+        await server.ctl("set_permissions", "reader", "", "", ".*")
+        async with RabbitMQBroker(server.url.replace("guest:guest", "reader:secret"), topology) as reader:
+            with pytest.raises(PublishRejected, match="permissions"):
+                await reader.publish(topology.turns, "0000", Message(b"x"))
+            with pytest.raises(BrokerUnavailable, match="ACCESS_REFUSED"):
+                await reader.apply()
+    finally:
+        await server.ctl("delete_user", "reader")
+
+
+async def test_a_body_over_the_brokers_limit_is_rejected_and_its_neighbours_are_not(
+    server: LocalRabbitMQ, broker: RabbitMQBroker, topology: Topology
+) -> None:
+    """The broker closes the channel over it; the others are sent again."""
+    limit = (await server.ctl("eval", "application:get_env(rabbit, max_message_size).")).strip()
+    await server.ctl("eval", "application:set_env(rabbit, max_message_size, 1000).")
+    try:
+        bodies = [b"x" * (2000 if n == 10 else 10) for n in range(20)]
+        outcomes = await asyncio.gather(
+            *(broker.publish(topology.turns, "0000", Message(body)) for body in bodies), return_exceptions=True
+        )
+    finally:
+        number = "".join(c for c in limit if c.isdigit())
+        await server.ctl("eval", f"application:set_env(rabbit, max_message_size, {number}).")
+    assert [n for n, outcome in enumerate(outcomes) if outcome is not None] == [10]
+    assert isinstance(outcomes[10], PublishRejected)
+    assert "2000 bytes" in str(outcomes[10])
+
+
+async def test_a_silent_connection_is_given_up(
+    server: LocalRabbitMQ, broker: RabbitMQBroker, topology: Topology
+) -> None:
+    """Given a network that swallows everything, then a publish ends in its time, the subscription is lost
+    after some heartbeats, closing does not hang, and all of it works again afterwards.
+    """
+    async with (
+        Proxy(server.url).listening() as proxy,
+        RabbitMQBroker(proxy.url, topology) as far,
+    ):
+        inbox = Inbox(acks=True)
+        subscription = await far.subscribe(topology.partition_queue(0), inbox, prefetch=5)
+        other = await far.subscribe(topology.partition_queue(1), inbox, prefetch=5)
+        await far.publish(topology.turns, "0000", Message(b"before"))
+        await inbox.expect(1)
+        proxy.go_silent()
+        started = time.monotonic()
+        with pytest.raises(BrokerUnavailable, match="did not confirm"):
+            await far.publish(topology.turns, "0000", Message(b"x"), timeout=1)
+        assert time.monotonic() - started < 3
+        closing = asyncio.create_task(other.close())
+        async with asyncio.timeout(15):  # aiormq waits for three heartbeats of a second and one more
+            assert await subscription.wait_lost()
+            await closing
+        proxy.speak()
+        await far.publish(topology.turns, "0000", Message(b"after"), timeout=PATIENCE_S)
+        successor = Inbox(acks=True)
+        await far.subscribe(topology.partition_queue(0), successor, prefetch=5, timeout=PATIENCE_S)
+        while b"after" not in successor.bodies:
+            await successor.expect(len(successor.bodies) + 1)
+
+
+async def test_an_address_where_nobody_listens_is_named() -> None:
+    url = f"amqp://me:secret@127.0.0.1:{free_port()}/"
+    async with RabbitMQBroker(url, Topology("x")) as broker:
+        with pytest.raises(BrokerUnavailable, match=r"me:\*\*\*@127\.0\.0\.1") as caught:
+            await broker.check(timeout=0.3)
+    assert "secret" not in str(caught.value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Self, TypedDict, Unpack
@@ -190,7 +190,7 @@ class Client:
         timeout: float = REPLY_TIMEOUT_S,
         raise_on_error: bool = True,
         **options: Unpack[TurnOptions],
-    ) -> AsyncIterator[OutboundReply]:
+    ) -> AsyncGenerator[OutboundReply, None]:
         """Hand over a turn and iterate over its replies: deltas as they are said, then the reply that ends the turn.
 
         The final reply has the whole text and is what counts: where the agent had to start again, deltas of its

@@ -54,25 +54,32 @@ def _printable(value: str) -> str:
 def _no_nul(value: str) -> str:
     if "\x00" in value:
         raise ValueError("must not contain NUL (U+0000)")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"must be valid Unicode, but has the lone surrogate U+{ord(value[error.start]):04X}") from None
+    _no_surrogate(value)
     return value
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no infinity: ``1e999`` would be read as one and could never be written again."""
+def _writable(value: Any) -> Any:
+    """JSON has no infinity and no half characters: ``1e999`` is read as one, and could never be written again."""
     stack = [value]
     while stack:
         item = stack.pop()
         if isinstance(item, float) and not math.isfinite(item):
             raise ValueError("must not contain a number too large for JSON")
+        if isinstance(item, str) and not item.isascii():
+            _no_surrogate(item)
         if isinstance(item, dict):
+            stack.extend(item)
             stack.extend(item.values())
         elif isinstance(item, list):
             stack.extend(item)
     return value
+
+
+def _no_surrogate(value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"must be valid Unicode, but has the lone surrogate U+{ord(value[error.start]):04X}") from None
 
 
 SessionId = Annotated[str, Field(min_length=1, max_length=MAX_SESSION_ID), AfterValidator(_printable)]
@@ -80,8 +87,8 @@ TurnId = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_pri
 ChannelName = Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,64}$")]
 Text = Annotated[str, AfterValidator(_no_nul)]
 _DATE_SCHEMA: Final = {"anyOf": [{"type": "string", "format": "date-time"}, {"type": "number"}]}
-Json = Annotated[JsonValue, AfterValidator(_finite)]
-JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_finite)]
+Json = Annotated[JsonValue, AfterValidator(_writable)]
+JsonObject = Annotated[dict[str, JsonValue], AfterValidator(_writable)]
 
 
 class WireModel(BaseModel):

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 from sdqueue.agents import StreamChunk, TurnContext, TurnResult, as_turn_result, set_current_turn
-from sdqueue.consumer.failure import AgentFailed, AgentGaveUp
+from sdqueue.consumer.failure import AgentFailed, AgentGaveUp, Stopped
 from sdqueue.consumer.retry import retry_after
 from sdqueue.consumer.work import Work
-from sdqueue.errors import TurnTimeout
+from sdqueue.errors import SessionError, TurnTimeout
 from sdqueue.sessions import SessionHandle
 
 STOP_WITHIN_S = 2.0
@@ -31,58 +33,58 @@ class AgentRunner:
         self._on_stuck = on_stuck
         self._abandoned: set[asyncio.Task[TurnResult]] = set()
 
-    async def run(
-        self, handle: SessionHandle, work: Work, *, timeout: float, on_chunk: Callable[[str], None] | None
-    ) -> TurnResult:
-        """Let the session's agent answer the turn.
+    async def run(self, work: Work, answer: Coroutine[Any, Any, TurnResult], *, timeout: float | None) -> TurnResult:
+        """Let an answer be made.
 
         Parameters:
-            handle: the session.
             work: the turn.
-            timeout: seconds.
-            on_chunk: takes the pieces of a streamed answer; ``None``: do not stream.
+            answer: makes it, see :func:`ask`.
+            timeout: seconds; ``None`` where it keeps its own time.
 
         Raises:
             AgentFailed: whatever the agent raised, or TurnTimeout as its cause.
             Stopped: a later turn stopped this one.
         """
-        answer = asyncio.create_task(
-            _answer(handle, work, on_chunk), name=f"turn {work.turn_id} of session {work.session_id}"
-        )
-        stopped = asyncio.create_task(work.wait_stopped())
+        task = asyncio.create_task(answer, name=f"turn {work.turn_id} of session {work.session_id}")
+        task.add_done_callback(_take_result)
+        either: set[asyncio.Future[Any]] = {task, work.stopping()}
         try:
-            await asyncio.wait({answer, stopped}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait(either, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            stopped.cancel()
-            if not answer.done():
-                await self._end(answer, work)
-        if answer.done() and not answer.cancelled():
-            return answer.result()
+            if not task.done():
+                await self._end(task, work)
+        if task in done:
+            if task.cancelled():
+                raise AgentFailed(AgentGaveUp("the agent cancelled its own task; return an answer or raise an error"))
+            return task.result()
+        # Whatever an agent makes of its cancellation, an answer or another error, comes too late.
         work.check_stopped()
-        if answer.done() and not answer.cancelling():
-            raise AgentFailed(AgentGaveUp("the agent cancelled its own task; return an answer or raise an error"))
         raise AgentFailed(
             TurnTimeout(
                 f"no answer within {timeout:.1f} s; raise SDQUEUE_TURN_TIMEOUT_S, or look why the agent takes so long"
             )
         )
 
-    async def _end(self, answer: asyncio.Task[TurnResult], work: Work) -> None:
-        answer.cancel()
-        _, stuck = await asyncio.wait({answer}, timeout=STOP_WITHIN_S)
+    async def _end(self, task: asyncio.Task[TurnResult], work: Work) -> None:
+        task.cancel()
+        _, stuck = await asyncio.wait({task}, timeout=STOP_WITHIN_S)
         if stuck:
-            self._abandoned.add(answer)
-            answer.add_done_callback(self._abandoned.discard)
-            answer.add_done_callback(_take_result)
+            self._abandoned.add(task)
+            task.add_done_callback(self._abandoned.discard)
             self._on_stuck(work)
 
 
-def _take_result(task: asyncio.Task[TurnResult]) -> None:
-    if not task.cancelled():
-        task.exception()
+async def ask(handle: SessionHandle, work: Work, on_chunk: Callable[[str], None] | None) -> TurnResult:
+    """Let the session's agent answer the turn, in a task of its own.
 
+    Parameters:
+        handle: the session.
+        work: the turn.
+        on_chunk: takes the pieces of a streamed answer; ``None``: do not stream.
 
-async def _answer(handle: SessionHandle, work: Work, on_chunk: Callable[[str], None] | None) -> TurnResult:
+    Raises:
+        AgentFailed: whatever the agent raised.
+    """
     turn = work.turn
     assert turn is not None
     set_current_turn(TurnContext(work.turn_id, work.session_id, work.attempts))
@@ -98,11 +100,39 @@ async def _answer(handle: SessionHandle, work: Work, on_chunk: Callable[[str], N
                 on_chunk(chunk.text)
         return result or TurnResult("".join(said))
     except (Exception, SystemExit, KeyboardInterrupt) as error:
-        if isinstance(error, (SystemExit, KeyboardInterrupt)):
-            ended = AgentGaveUp(f"the agent raised {type(error).__name__}; raise an ordinary error instead")
-            raise AgentFailed(ended) from error
-        raise AgentFailed(error, retry_after(error, now=time.time())) from error
+        raise _failed(error) from error
+
+
+@contextmanager
+def agents_code() -> Iterator[None]:
+    """Turn what agents raise inside the turn's own task into :class:`AgentFailed`.
+
+    Their factory, their loading and their dumping run there, while the session is taken up and saved.
+    """
+    try:
+        yield
+    except (SessionError, Stopped, AgentFailed):
+        raise
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise  # somebody asked for it: the consumer stops
+        raise AgentFailed(AgentGaveUp("the agent raised CancelledError; raise an ordinary error instead")) from error
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
+        raise _failed(error) from error
+
+
+def _failed(error: BaseException) -> AgentFailed:
+    if isinstance(error, (SystemExit, KeyboardInterrupt)):
+        return AgentFailed(AgentGaveUp(f"the agent raised {type(error).__name__}; raise an ordinary error instead"))
+    return AgentFailed(error, retry_after(error, now=time.time()))
 
 
 def _last(chunk: StreamChunk) -> TurnResult | None:
     return as_turn_result(chunk.turn) if chunk.turn is not None else None
+
+
+def _take_result(task: asyncio.Task[TurnResult]) -> None:
+    # An answer that comes too late fails nobody, and asyncio need not complain that nobody looked.
+    if not task.cancelled():
+        task.exception()

@@ -78,6 +78,11 @@ class Consumer:
         ready = asyncio.create_task(self.ready())
         try:
             await asyncio.wait({self._task, ready}, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            # The block is never entered, so nobody would stop it.
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            raise
         finally:
             ready.cancel()
         if self._task.done():
@@ -142,13 +147,14 @@ class Consumer:
         try:
             await self._settler.settle(work, await self._pipeline.run(work))
         except asyncio.CancelledError:
+            self._readers[work.delivery.queue].give_up(work.delivery.subscription)
             await self._settler.settle(work, Settlement(State.RELEASED))
             raise
         except Exception as error:  # noqa: BLE001 -- a defect of ours must cost a redelivery, never a turn or the process
+            self._readers[work.delivery.queue].give_up(work.delivery.subscription)
             self._observer.internal_error(
                 session_id=work.session_id, turn_id=work.turn_id, error=describe(error), trace=trace_of(error)
             )
-            self._readers[work.delivery.queue].give_up()
 
     async def _report(self) -> None:
         while True:

@@ -7,6 +7,7 @@ import traceback
 from typing import Final
 
 from sdqueue.errors import (
+    AgentError,
     AgentResultError,
     InvalidTurn,
     RecordError,
@@ -47,13 +48,26 @@ class AgentFailed(Exception):
     """
 
     def __init__(self, cause: BaseException, retry_after_s: float | None = None) -> None:
-        super().__init__(str(cause))
+        super().__init__(_text(cause))
         self.cause = cause
         self.retry_after_s = retry_after_s
 
 
 class Poisonous(SdqueueError):
     """The turn ended the process that ran it."""
+
+
+class IsolatedAgentError(AgentError):
+    """The agent raised this in a process of its own.
+
+    Parameters:
+        description: what it raised.
+        transient: whether trying again may help.
+    """
+
+    def __init__(self, description: str, *, transient: bool) -> None:
+        super().__init__(description)
+        self.transient = transient
 
 
 class Stopped(SdqueueError):
@@ -102,18 +116,29 @@ def redact(text: str) -> str:
 
 
 def describe(error: BaseException) -> str:
-    """An error in one line for the operator."""
+    """An error for the operator: its type and what it says, as valid Unicode, whatever an agent put into it."""
     name = "" if isinstance(error, SdqueueError) else f"{type(error).__name__}: "
-    return redact(f"{name}{error}")[:MAX_ERROR]
+    # Cut first: the patterns need not search the megabytes that an error may quote.
+    text = redact(f"{name}{_text(error)}"[: 2 * MAX_ERROR])[:MAX_ERROR]
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def trace_of(error: BaseException) -> str:
     """The frames of an error and of its causes, oldest first. No source lines, no values: they may hold secrets."""
-    parts = []
-    seen: BaseException | None = error
-    while seen is not None:
-        frames = traceback.extract_tb(seen.__traceback__)
-        lines = [f"  {frame.filename}:{frame.lineno} in {frame.name}" for frame in frames]
-        parts.append("\n".join([*lines, type(seen).__qualname__]))
-        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+    parts: list[str] = []
+    told: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in told:
+        told.add(id(cause))  # an error may be its own cause: `raise error from error`
+        frames = traceback.walk_tb(cause.__traceback__)
+        lines = [f"  {frame.f_code.co_filename}:{line} in {frame.f_code.co_name}" for frame, line in frames]
+        parts.append("\n".join([*lines, type(cause).__qualname__]))
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     return "\nthen\n".join(reversed(parts))[-MAX_TRACE:]
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001 -- __str__ is the agent's code too
+        return f"(its message cannot be shown: __str__ raised {type(broken).__name__})"

@@ -8,24 +8,22 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from sdqueue.agents import ChatContext, FlowState, TurnResult, as_turn_result
-from sdqueue.consumer.failure import AgentFailed, Poisonous
+from sdqueue.consumer.failure import AgentFailed, IsolatedAgentError, Poisonous
 from sdqueue.consumer.work import Work
-from sdqueue.errors import AgentError, TurnTimeout
+from sdqueue.errors import TurnTimeout
 from sdqueue.sessions import SessionHandle, SessionRecord
 from sdqueue.sessions.codec import decode, encode
 
-AT_ONCE = 2
+AT_ONCE: Final = 2
 """Child processes at a time: a crash makes suspects of hundreds of innocent turns."""
 
-START_S = 20.0
+START_S: Final = 20.0
 """Seconds on top of the turn's own for Python to start and the agent to be imported."""
 
-
-class IsolatedAgentError(AgentError):
-    """The agent raised this in the process of its own."""
+_ASKED_TO_END: Final = (-signal.SIGTERM, -signal.SIGINT)
 
 
 class Isolation:
@@ -36,10 +34,12 @@ class Isolation:
 
     Parameters:
         agent: the agent's name for :func:`~sdqueue.agents.load_agent_factory`; ``None`` where it has none.
+        start_s: seconds on top of a turn's own for the child to start.
     """
 
-    def __init__(self, agent: str | None) -> None:
+    def __init__(self, agent: str | None, *, start_s: float = START_S) -> None:
         self._agent = agent
+        self._start_s = start_s
         self._places = asyncio.Semaphore(AT_ONCE)
 
     async def run(self, handle: SessionHandle, work: Work, *, timeout: float) -> TurnResult:
@@ -68,35 +68,50 @@ class Isolation:
             "timeout": timeout,
         }
         async with self._places:
-            answer = await _ask_child(request, timeout, handle.begun)
-        if "error" in answer:
-            raise AgentFailed(IsolatedAgentError(answer["error"]))
+            answer = await self._ask_child(request, timeout, handle.begun)
+        match answer:
+            case {"timeout": True}:
+                raise AgentFailed(_late(timeout))
+            case {"error": str(error), "transient": bool(transient), "retry_after_s": retry_after_s}:
+                raise AgentFailed(IsolatedAgentError(error, transient=transient), retry_after_s)
         handle.adopt(_Settled(decode(answer["record"])))
         return as_turn_result(answer["result"])
 
-
-async def _ask_child(request: dict[str, Any], timeout: float, begun: int) -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="sdqueue-turn-") as folder:
-        result = Path(folder) / "answer.json"
-        child = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "sdqueue.consumer.isolated", str(result), stdin=asyncio.subprocess.PIPE
-        )
-        try:
-            async with asyncio.timeout(timeout + START_S):
-                await child.communicate(json.dumps(request).encode())
-        except TimeoutError:
-            raise AgentFailed(TurnTimeout(f"no answer within {timeout:.1f} s, alone in a process of its own")) from None
-        finally:
-            if child.returncode is None:
-                child.kill()
-                await child.wait()
-        if not result.is_file():
+    async def _ask_child(self, request: dict[str, Any], timeout: float, begun: int) -> dict[str, Any]:
+        with tempfile.TemporaryDirectory(prefix="sdqueue-turn-") as folder:
+            result = Path(folder) / "answer.json"
+            # In a group of its own: Ctrl-C in a terminal is for the consumer, and must not look like the turn's doing.
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "sdqueue.consumer.isolated", str(result)),
+                stdin=asyncio.subprocess.PIPE,
+                start_new_session=True,
+            )
+            late = False
+            try:
+                async with asyncio.timeout(timeout + self._start_s):
+                    await child.communicate(json.dumps(request).encode())
+            except TimeoutError:
+                late = True
+            finally:
+                if child.returncode is None:
+                    child.kill()
+                    await child.wait()
+            if result.is_file():
+                answer: dict[str, Any] = json.loads(result.read_text())
+                return answer
+            if late:
+                raise AgentFailed(_late(timeout))
             assert child.returncode is not None
+            if child.returncode in _ASKED_TO_END:
+                ended = f"its process was told to end ({_end(child.returncode)}) before it had answered"
+                raise AgentFailed(IsolatedAgentError(ended, transient=True))
             raise AgentFailed(
                 Poisonous(f"killed its process {begun} times, the last time alone: {_end(child.returncode)}")
             )
-        answer: dict[str, Any] = json.loads(result.read_text())
-        return answer
+
+
+def _late(timeout: float) -> TurnTimeout:
+    return TurnTimeout(f"no answer within {timeout:.1f} s, alone in a process of its own")
 
 
 def _end(code: int) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from sdqueue.agents import TurnResult
-from sdqueue.consumer.answer import AgentRunner
+from sdqueue.consumer.answer import AgentRunner, agents_code, ask
 from sdqueue.consumer.failure import AgentFailed, Stopped, describe, reason_of, said_of, trace_of
 from sdqueue.consumer.isolation import Isolation
 from sdqueue.consumer.options import ConsumerOptions
@@ -70,7 +71,7 @@ class TurnPipeline:
         topology = self._publisher.topology
         if work.delivery.queue != topology.partition_queue(partition_of(turn.session_id, topology.partitions)):
             return self._elsewhere(work)
-        work.deadline = time.monotonic() + min(turn.deadline_s or float("inf"), self._options.turn_timeout_s)
+        work.seconds_left = min(turn.deadline_s or self._options.turn_timeout_s, self._options.turn_timeout_s)
         retrying = AsyncRetrying(
             retry=retry_if_exception(partial(self._is_worth_another, work)),
             wait=self._wait,
@@ -88,20 +89,31 @@ class TurnPipeline:
             return self._dead(work, error)
 
     async def _attempt(self, work: Work, turn: InboundTurn) -> Settlement:
+        failed: Stopped | AgentFailed | None = None
+        seconds_left = work.seconds_left
         try:
-            async with self._worker.acquire(turn.session_id, turn_id=turn.id) as handle:
-                past = handle.recall(work.turn_id)
-                if past is not None:
-                    return Settlement(State.DUPLICATE, past.replies or ())
-                work.forget_spent(handle.superseded_by)
-                work.check_stopped()
-                body = await self._perform(work, turn, handle)
-                handle.remember(TurnOutcome(work.turn_id, time.time(), (body,)), self._options.retention)
-        except (SessionError, Stopped, AgentFailed):
-            raise
-        except Exception as error:
-            # The agent's factory, its loading and its dumping run inside acquire: theirs is what else can be raised.
-            raise AgentFailed(error) from error
+            with agents_code():
+                async with self._worker.acquire(turn.session_id, turn_id=turn.id) as handle:
+                    past = handle.recall(work.turn_id)
+                    if past is not None:
+                        return Settlement(State.DUPLICATE, past.replies or ())
+                    work.forget_spent(_spent(handle))
+                    work.check_stopped()
+                    try:
+                        body = await self._perform(work, turn, handle)
+                    except (Stopped, AgentFailed) as error:
+                        failed = error
+                        raise
+                    handle.remember(TurnOutcome(work.turn_id, time.time(), (body,)), self._options.retention)
+        except (SessionError, Stopped, AgentFailed) as error:
+            # Giving the session back may fail too (a stream that will not close, a store that is away); what the
+            # turn itself failed of is what counts.
+            error = failed or error
+            if isinstance(error, AgentFailed):
+                work.failures += 1
+            else:
+                work.seconds_left = seconds_left  # an attempt that could not be saved is none
+            raise error  # noqa: TRY201 -- it may be another one
         return Settlement(State.COMPLETED, (body,))
 
     async def _perform(self, work: Work, turn: InboundTurn, handle: SessionHandle) -> str:
@@ -125,17 +137,27 @@ class TurnPipeline:
 
     async def _answer(self, work: Work, turn: InboundTurn, handle: SessionHandle) -> TurnResult:
         work.attempts += 1
-        seconds = max(0.0, work.deadline - time.monotonic())
-        if handle.begun > self._options.isolate_after:
-            self._observer.turn_suspected(session_id=work.session_id, turn_id=work.turn_id, begun=handle.begun)
-            result = await self._isolation.run(handle, work, timeout=seconds)
-            await self._worker.close_session(work.session_id)
-            return result
-        if not turn.stream:
-            return await self._runner.run(handle, work, timeout=seconds, on_chunk=None)
+        started = time.monotonic()
+        try:
+            if handle.begun > self._options.isolate_after:
+                return await self._answer_alone(work, handle)
+            if turn.stream:
+                return await self._answer_in_pieces(work, turn, handle)
+            return await self._runner.run(work, ask(handle, work, None), timeout=work.seconds_left)
+        finally:
+            work.seconds_left -= time.monotonic() - started
+
+    async def _answer_alone(self, work: Work, handle: SessionHandle) -> TurnResult:
+        self._observer.turn_suspected(session_id=work.session_id, turn_id=work.turn_id, begun=handle.begun)
+        answer = self._isolation.run(handle, work, timeout=work.seconds_left)
+        result = await self._runner.run(work, answer, timeout=None)
+        await self._worker.close_session(work.session_id)
+        return result
+
+    async def _answer_in_pieces(self, work: Work, turn: InboundTurn, handle: SessionHandle) -> TurnResult:
         deltas = self._deltas(work, turn, handle.seq + 1)
         try:
-            result = await self._runner.run(handle, work, timeout=seconds, on_chunk=deltas.push)
+            result = await self._runner.run(work, ask(handle, work, deltas.push), timeout=work.seconds_left)
             await deltas.finish()
         except BaseException:
             await deltas.abort()
@@ -162,9 +184,9 @@ class TurnPipeline:
     def _is_worth_another(self, work: Work, error: BaseException) -> bool:
         if isinstance(error, PASSING):
             return True
-        if not isinstance(error, AgentFailed) or work.attempts >= self._options.retry.max_attempts:
+        if not isinstance(error, AgentFailed) or work.failures >= self._options.retry.max_attempts:
             return False
-        return time.monotonic() < work.deadline and self._options.retry.transient(error.cause)
+        return work.seconds_left > 0 and self._options.retry.transient(error.cause)
 
     def _wait(self, state: RetryCallState) -> float:
         failed = state.outcome.exception() if state.outcome else None
@@ -177,8 +199,9 @@ class TurnPipeline:
         if isinstance(error, StoreUnavailable):
             self._observer.backend_away(backend="store", error=str(error))
         if isinstance(error, AgentFailed):
-            if time.monotonic() + delay > work.deadline:
+            if delay >= work.seconds_left:
                 raise error
+            work.seconds_left -= delay
             error = error.cause
         assert error is not None
         self._observer.turn_retried(
@@ -227,6 +250,11 @@ class TurnPipeline:
             return Settlement(State.DEAD, letter=letter)
         body = make_reply(to, "error", said_of(error), reason=letter.reason, consumer=self._options.name)
         return Settlement(State.DEAD, (body,), letter)
+
+
+def _spent(handle: SessionHandle) -> Callable[[str], bool]:
+    superseded_by = handle.superseded_by
+    return lambda by: by in superseded_by or handle.recall(by) is not None
 
 
 def _sender_of(work: Work) -> Addressee:

@@ -70,6 +70,12 @@ async def _keep(
             process.terminate()
         try:
             code = await process.wait()
+        except asyncio.CancelledError:
+            # The supervisor itself is cancelled, or could not start another process: nobody else would end this one.
+            if process.returncode is None:
+                process.terminate()
+                await process.wait()
+            raise
         finally:
             living.discard(process)
         if stopping.is_set():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from weakref import WeakSet
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
@@ -49,36 +50,53 @@ class QueueReader:
         self._max_text_bytes = max_text_bytes
         self._places = places
         self._subscription: Subscription | None = None
-        self._given_up = asyncio.Event()
+        self._given_up: WeakSet[Subscription] = WeakSet()
+        self._gave_up = asyncio.Event()
+        self._draining = False
 
     async def run(self) -> None:
-        """Stay subscribed until cancelled."""
+        """Stay subscribed until cancelled, or until drained."""
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(BrokerError),
             wait=wait_random_exponential(multiplier=0.2, max=5),
             before_sleep=self._refused,
         )
-        while True:
+        while not self._draining:
             async with self._places:
                 subscription: Subscription = await retrying(
                     self._broker.subscribe, self.queue, self._on_delivery, prefetch=self._prefetch
                 )
+            if self._draining:
+                await subscription.close()
+                return
             self._subscription = subscription
             self.subscribed.set()
             self._observer.queue_taken(queue=self.queue)
             reason = await self._wait_ended(subscription)
             self.subscribed.clear()
-            self._subscription = None
             self._mailboxes.drop(subscription)
             await subscription.close()
+            self._subscription = None
             self._observer.queue_lost(queue=self.queue, reason=reason)
+            if subscription in self._given_up:
+                await asyncio.sleep(AFTER_ERROR_S)
 
-    def give_up(self) -> None:
-        """End the current generation: what it has not acknowledged is delivered again, to whoever is next."""
-        self._given_up.set()
+    def give_up(self, subscription: Subscription) -> None:
+        """End a generation: what it has not acknowledged is delivered again, to whoever is next.
+
+        Nothing of it starts from this call on: the next turn of a session whose turn was left unsettled would
+        otherwise overtake it.
+        """
+        self._given_up.add(subscription)
+        self._mailboxes.drop(subscription)
+        self._gave_up.set()
 
     async def drain(self) -> None:
-        """Wait for running turns, then close the channel, so that everything else returns to the queue in order."""
+        """Wait for running turns, then close the channel, so that everything else returns to the queue in order.
+
+        A queue that is lost, or not had yet, is not taken again.
+        """
+        self._draining = True
         subscription = self._subscription
         if subscription is None:
             return
@@ -87,27 +105,31 @@ class QueueReader:
         await self.close()
 
     async def close(self) -> None:
-        """Close the channel now."""
+        """Close the channel now, for good."""
+        self._draining = True
         subscription, self._subscription = self._subscription, None
         if subscription is not None:
             self._mailboxes.drop(subscription)
             await subscription.close()
 
     async def _wait_ended(self, subscription: Subscription) -> str:
-        self._given_up.clear()
         lost = asyncio.create_task(subscription.wait_lost())
-        given_up = asyncio.create_task(self._given_up.wait())
         try:
-            await asyncio.wait({lost, given_up}, return_when=asyncio.FIRST_COMPLETED)
-            if lost.done():
-                return lost.result()
-            await asyncio.sleep(AFTER_ERROR_S)
+            # An earlier generation may be given up late, by a turn of it that still ran: that is not about this one.
+            while subscription not in self._given_up:
+                self._gave_up.clear()
+                gave_up = asyncio.create_task(self._gave_up.wait())
+                await asyncio.wait({lost, gave_up}, return_when=asyncio.FIRST_COMPLETED)
+                gave_up.cancel()
+                if lost.done():
+                    return lost.result()
             return "given up after an unexpected error"
         finally:
             lost.cancel()
-            given_up.cancel()
 
     def _on_delivery(self, delivery: Delivery) -> None:
+        if delivery.subscription in self._given_up:
+            return  # it comes again, behind the one for which the generation was given up
         work = Work.read(delivery, max_text_bytes=self._max_text_bytes)
         self._observer.turn_received(queue=delivery.queue, anonymous=work.anonymous)
         if work.turn is not None and work.turn.kind == "cancel":

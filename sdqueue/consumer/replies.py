@@ -160,10 +160,13 @@ class DeltaSender:
         self._body = body
         self._said: deque[str] = deque()
         self._index = 0
+        self._aborted = False
         self._task: asyncio.Task[None] | None = None
 
     def push(self, text: str) -> None:
-        """Send a piece soon."""
+        """Send a piece soon; nothing after :meth:`abort`, since an abandoned agent may go on talking."""
+        if self._aborted:
+            return
         self._said.append(text)
         if self._task is None:
             self._task = asyncio.create_task(self._drain())
@@ -175,10 +178,11 @@ class DeltaSender:
 
     async def abort(self) -> None:
         """Send no more."""
+        self._aborted = True
         self._said.clear()
         if self._task is not None:
             self._task.cancel()
-            await asyncio.wait({self._task})
+            await asyncio.gather(self._task, return_exceptions=True)  # the attempt has failed of something else
 
     async def _drain(self) -> None:
         while self._said:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -10,7 +11,7 @@ from typing import Any, Final
 from tenacity import RetryCallState, wait_random_exponential
 from tenacity.wait import wait_base
 
-from sdqueue.consumer.failure import AgentFailed
+from sdqueue.consumer.failure import AgentFailed, IsolatedAgentError
 from sdqueue.errors import TurnTimeout
 
 _TRANSPORT_ERRORS: Final = frozenset(
@@ -28,6 +29,8 @@ def is_transient(error: BaseException) -> bool:
     """
     if isinstance(error, TurnTimeout):
         return False
+    if isinstance(error, IsolatedAgentError):
+        return error.transient
     status = _status(error)
     if status is not None:
         return status == 429 or 500 <= status <= 599
@@ -48,13 +51,13 @@ def retry_after(error: BaseException, *, now: float) -> float | None:
     if value is None:
         return None
     try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(str(value)).timestamp() - now)
+        seconds = float(value)
     except (ValueError, TypeError):
-        return None
+        try:
+            seconds = parsedate_to_datetime(str(value)).timestamp() - now
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from enum import StrEnum
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
+from sdqueue.consumer.answer import agents_code
+from sdqueue.consumer.failure import AgentFailed
 from sdqueue.consumer.replies import ReplyPublisher
 from sdqueue.consumer.work import Work
 from sdqueue.errors import LockLost, RecordError, StoreUnavailable, VersionConflict
@@ -121,18 +123,21 @@ class Settler:
         )
         try:
             return await retrying(self._try_to_remember, work, settlement)
-        except RecordError:
-            return settlement  # a record that cannot be read cannot take it either; the dead letter has the reason
+        except (RecordError, AgentFailed):
+            # A record that cannot be read, or an agent that cannot be built, cannot take it either; the dead letter
+            # has the reason, and a repeat fails in the same way.
+            return settlement
 
     async def _try_to_remember(self, work: Work, settlement: Settlement) -> Settlement:
         try:
-            async with self._worker.acquire(work.session_id, turn_id=work.turn_id) as handle:
-                past = handle.recall(work.turn_id)
-                if past is not None:
-                    return replace(settlement, replies=past.replies or ())
-                state: TurnState = "dead" if settlement.state is State.DEAD else "superseded"
-                outcome = TurnOutcome(work.turn_id, time.time(), settlement.replies, state, settlement.by)
-                handle.remember(outcome, self._retention)
+            with agents_code():
+                async with self._worker.acquire(work.session_id, turn_id=work.turn_id) as handle:
+                    past = handle.recall(work.turn_id)
+                    if past is not None:
+                        return replace(settlement, replies=past.replies or ())
+                    state: TurnState = "dead" if settlement.state is State.DEAD else "superseded"
+                    outcome = TurnOutcome(work.turn_id, time.time(), settlement.replies, state, settlement.by)
+                    handle.remember(outcome, self._retention)
         except StoreUnavailable as error:
             self._observer.backend_away(backend="store", error=str(error))
             raise

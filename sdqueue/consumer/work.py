@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from sdqueue.brokers import Delivery
@@ -31,13 +32,18 @@ class Work:
     anonymous: bool
     session_id: str
     arrived: float = field(default_factory=time.monotonic)
-    deadline: float = 0.0
-    """When the agent's time is up, on the monotonic clock."""
+    seconds_left: float = 0.0
+    """What the agent may still take, its attempts and the waits between them together. Waiting for the session's
+    lock, or for a store that is away, is not on the agent's time."""
     attempts: int = 0
+    """Starts of the agent."""
+    failures: int = 0
+    """Those of them that the agent itself failed at; a save that failed is none."""
     stopped_by: str | None = None
-    spent: frozenset[str] = frozenset()
-    """Cancel turns that have stopped an earlier turn of the session: their repeats stop nothing."""
-    _stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    is_spent: Callable[[str], bool] | None = None
+    """Whether a cancel turn had its effect before, so that its repeat stops nothing; not known before the session
+    was taken up."""
+    _stopping: asyncio.Future[None] | None = None
 
     @classmethod
     def read(cls, delivery: Delivery, *, max_text_bytes: int) -> Work:
@@ -64,31 +70,35 @@ class Work:
 
     def stop(self, by: str) -> None:
         """Ask the turn to stop, on behalf of a later one. It is too late once the turn is being saved."""
-        if by not in self.spent:
+        if self.is_spent is None or not self.is_spent(by):
             self.stopped_by = by
-            self._stopping.set()
+            if self._stopping is not None and not self._stopping.done():
+                self._stopping.set_result(None)
 
-    def forget_spent(self, spent: frozenset[str]) -> None:
-        """Take back what a cancel turn asked that had its effect before, on an earlier turn."""
-        self.spent = spent
-        if self.stopped_by in spent:
+    def forget_spent(self, is_spent: Callable[[str], bool]) -> None:
+        """Take back what a cancel turn asked that had its effect, or its answer, before."""
+        self.is_spent = is_spent
+        if self.stopped_by is not None and is_spent(self.stopped_by):
             self.stopped_by = None
-            self._stopping.clear()
+            self._stopping = None
 
     def check_stopped(self) -> None:
         """Raise :class:`~sdqueue.consumer.failure.Stopped` where a later turn has asked for it."""
         if self.stopped_by is not None:
             raise Stopped(self.stopped_by)
 
-    async def wait_stopped(self) -> None:
-        """Wait for a later turn to ask for it."""
-        await self._stopping.wait()
+    def stopping(self) -> asyncio.Future[None]:
+        """Done as soon as a later turn asks for it; to be waited for by ``asyncio.wait``, and never cancelled."""
+        if self._stopping is None:
+            self._stopping = asyncio.get_running_loop().create_future()
+            if self.stopped_by is not None:
+                self._stopping.set_result(None)
+        return self._stopping
 
     async def pause(self, seconds: float) -> None:
         """Wait before another attempt, unless stopped meanwhile."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._stopping.wait()
-        except TimeoutError:
+        if self.is_spent is None:
+            await asyncio.sleep(seconds)  # what asks for a stop may be a repeat
             return
+        await asyncio.wait({self.stopping()}, timeout=seconds)
         self.check_stopped()

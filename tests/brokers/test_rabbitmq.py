@@ -186,6 +186,8 @@ async def test_egress_before_the_topology_says_what_to_do(amqp_url: str, topolog
     async with RabbitMQBroker(amqp_url, topology) as broker:
         with pytest.raises(TopologyMissing, match="sdqueue topology apply"):
             await broker.declare_egress("slack")
+        with pytest.raises(TopologyMissing):
+            await broker.depth(topology.egress_queue("slack"))
 
 
 async def test_the_connections_can_be_told_apart_and_the_product_is_named(broker: Broker) -> None:

@@ -123,7 +123,11 @@ class RabbitMQBroker:
             TopologyMismatch: the queue exists with other properties.
         """
         queue, binding = self.topology.egress(channel)
-        frames = (declare.queue_frame(queue), declare.binding_frame(binding))
+        frames = (
+            spec.Exchange.Declare(exchange=binding.exchange, passive=True),  # no queue is left where it is missing
+            declare.queue_frame(queue),
+            declare.binding_frame(binding),
+        )
         await self._call(lambda connection: declare.declare(connection, frames), timeout)
         return queue.name
 

@@ -73,11 +73,15 @@ class TurnCases:
         for turn_id in ("a", "b", "c"):
             end(record, turn_id, "first")
         await store.save(session_id, record)
+        end(record, "d", "first", at=1_001.0)
+        end(record, "e", "first", at=1_001.0)
+        end(record, "d", "second", at=1_001.0)
         end(record, "a", "second", at=1_001.0)
         await store.save(session_id, record)
         loaded = await store.load(session_id)
         assert loaded is not None
         assert list(loaded.turns.outcomes.values()) == list(record.turns.outcomes.values())
+        assert list(loaded.turns.outcomes) == ["b", "c", "e", "d", "a"]
         assert loaded.turns.get("a") == TurnOutcome("a", 1_001.0, ("second",))
 
     async def test_a_ring_without_replies_keeps_ids(self, store: SessionStore, session_id: str) -> None:

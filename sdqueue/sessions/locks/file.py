@@ -158,13 +158,14 @@ def try_flock(path: Path) -> int | None:
 
 
 def drop_flock(path: Path, fd: int) -> None:
-    """Remove and unlock a file that :func:`try_flock` locked."""
+    """Remove and unlock a file that :func:`try_flock` locked.
+
+    A child made by fork meanwhile has a copy of the descriptor and so of the lock, but on a file without a name.
+    """
     try:
         if _is_at(fd, path):
             path.unlink(missing_ok=True)
     finally:
-        # Unlocking by name, not by closing: a child made by fork meanwhile has a copy of the descriptor.
-        fcntl.flock(fd, fcntl.LOCK_UN)
         os.close(fd)
 
 

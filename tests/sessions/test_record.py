@@ -160,6 +160,8 @@ def test_a_record_with_damaged_bytes_is_corrupt_or_another_record(
         (['{"role": 1, "content": ""}'], []),
         (['{"role": "user", "content": ""},{"role": "user", "content": ""}'], []),
         (["["], []),
+        (["[" * 100_000], []),
+        ([], ["[" * 100_000]),
         ([b"\xff"], []),
         ([None], []),
         ([b"{}", "{}"], []),

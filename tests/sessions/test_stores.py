@@ -438,8 +438,11 @@ class _Brain:
 
 
 @pytest.mark.parametrize("kind", ["memory", "file", "sqlite"])
-async def test_stores_work_in_superdialogs_own_worker(tmp_path: Path, kind: str) -> None:
+async def test_stores_work_in_superdialogs_own_worker(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A drop-in: every turn in a new worker, as in another process, and the conversation goes on."""
+    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # its import asks the network otherwise
     session = pytest.importorskip("superdialog.session", reason="superdialog is not installed")
     context = pytest.importorskip("superdialog.chat_context")
     store = _open(kind, str(tmp_path / "sessions"))

@@ -13,7 +13,7 @@ import hiredis
 from redis import exceptions as redis_errors
 from redis.asyncio import ConnectionPool, Redis, RedisCluster, Sentinel, SSLConnection
 from redis.asyncio.client import PubSub
-from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.cluster import ClusterNode, PipelineCommand
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
@@ -157,18 +157,47 @@ class ClusterLink:
         self._learning = asyncio.Lock()
 
     async def execute(self, commands: Sequence[Command], timeout_s: float) -> list[Any]:
-        """See :class:`Link`."""
-        pipeline = self._client.pipeline()
+        """See :class:`Link`. One pipeline a node, and each node fails alone."""
+        replies: list[Any] = [None] * len(commands)
         try:
             async with asyncio.timeout(timeout_s):
-                for command in commands:
-                    pipeline.execute_command(*command)
-                replies = await pipeline.execute(raise_on_error=False)
+                await self._client.initialize()
         except CONNECTION_ERRORS as error:
-            replies = [error] * len(commands)
+            return [error] * len(commands)
+        by_node: dict[ClusterNode, list[PipelineCommand]] = {}
+        for position, command in enumerate(commands):
+            try:
+                slot = self._client.keyslot(_first_key(command))
+                node = self._client.nodes_manager.get_node_from_slot(slot)
+            except CONNECTION_ERRORS as error:
+                replies[position] = error
+            else:
+                by_node.setdefault(node, []).append(PipelineCommand(position, *command))
+        await asyncio.gather(*(self._ask(node, part, timeout_s, replies) for node, part in by_node.items()))
         if any(isinstance(reply, _LAYOUT_ERRORS) for reply in replies):
             await self._learn_layout(timeout_s)
-        return list(replies)
+        return replies
+
+    async def _ask(
+        self, node: ClusterNode, commands: list[PipelineCommand], timeout_s: float, replies: list[Any]
+    ) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await node.execute_pipeline(commands)
+                for command in commands:
+                    replies[command.position] = command.result
+                    if isinstance(command.result, _REDIRECTIONS):
+                        replies[command.position] = await self._redirected(command)
+        except CONNECTION_ERRORS as error:
+            for command in commands:
+                replies[command.position] = error
+
+    async def _redirected(self, command: PipelineCommand) -> Any:
+        """The command did not run here: the slot has moved, and redis-py follows it."""
+        try:
+            return await self._client.execute_command(*command.args)
+        except CONNECTION_ERRORS as error:
+            return error
 
     async def _learn_layout(self, timeout_s: float) -> None:
         """Ask the cluster who serves what now, so that the next batch finds a promoted replica."""
@@ -203,8 +232,12 @@ _LAYOUT_ERRORS: Final = (
     TimeoutError,
     redis_errors.ClusterDownError,
     redis_errors.SlotNotCoveredError,
-    redis_errors.MovedError,
 )
+_REDIRECTIONS: Final = (redis_errors.MovedError, redis_errors.AskError, redis_errors.TryAgainError)
+
+
+def _first_key(command: Command) -> Any:
+    return command[3] if command[0] in ("EVALSHA", "EVAL") else command[1]
 
 
 def connect(url: str | None, client: Redis | RedisCluster | None) -> Link:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import AsyncIterator
 
 import pytest
 
-from sdqueue.agents import current_turn
+from sdqueue.agents import StreamChunk, current_turn
 from sdqueue.brokers import Message
 from sdqueue.messages import OutboundReply, partition_of, routing_key
 from tests.consumer.stand import Puppet, Stand
@@ -190,13 +191,11 @@ async def test_the_message_id_names_a_turn_whose_body_does_not(stand: Stand) -> 
 
 async def test_deltas_come_in_order_before_the_final_reply(stand: Stand) -> None:
     async def talk(agent: Puppet) -> object:
-        async def pieces():  # type: ignore[no-untyped-def]  # an async generator of chunks
-            from sdqueue.agents import StreamChunk
-
+        async def pieces() -> AsyncIterator[StreamChunk]:
             for piece in ("one ", "two ", "three"):
-                sent = len(stand.replies)
+                wanted = len(stand.replies) + 1
                 yield StreamChunk(piece)
-                await stand.changes.until(lambda sent=sent: len(stand.replies) > sent)  # type: ignore[misc]
+                await stand.expect_replies(wanted)
             yield StreamChunk(done=True)
 
         return pieces()
@@ -225,9 +224,7 @@ async def test_the_deltas_of_another_attempt_have_other_ids(stand: Stand) -> Non
     attempts: list[str] = []
 
     async def talk(_: Puppet) -> object:
-        from sdqueue.agents import StreamChunk
-
-        async def pieces():  # type: ignore[no-untyped-def]  # an async generator of chunks
+        async def pieces() -> AsyncIterator[StreamChunk]:
             attempts.append("x")
             yield StreamChunk(f"try {len(attempts)}")
             await stand.expect_replies(len(attempts))

@@ -93,7 +93,11 @@ class Agent(Protocol):
 
 @runtime_checkable
 class DurableAgent(Protocol):
-    """An agent with state of its own beyond the conversation."""
+    """An agent with state of its own beyond the conversation.
+
+    A note of ``assist`` that waits for the next turn is no part of it: it is kept in the session's conversation, and
+    comes back with ``load_chat_ctx``.
+    """
 
     def dump_state(self) -> Any:
         """Everything needed to go on in another process, as JSON values."""
@@ -131,7 +135,13 @@ def as_turn_result(result: Any) -> TurnResult:
             f"the agent returned {type(result).__name__} {str(result)[:80]!r}, which is no answer; "
             "return a TurnResult, a string or a dict with a string under 'text'"
         )
-    return TurnResult(text, [_as_tool_call(call) for call in calls or ()], dict(metadata or {}))
+    try:
+        return TurnResult(text, [_as_tool_call(call) for call in calls or ()], dict(metadata or {}))
+    except (TypeError, ValueError) as error:
+        raise AgentResultError(
+            f"the agent's answer has tool_calls or metadata that cannot be read: {error}; tool_calls is a list, "
+            "metadata and the arguments of a call are dicts"
+        ) from error
 
 
 def _as_tool_call(call: Any) -> ToolCall:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing
 from typing import Any
 
 from sdqueue.agents.agent import StreamChunk, TurnResult, as_turn_result
@@ -41,18 +42,20 @@ class FunctionAgent:
         pieces = self._pieces(text)
         if stream:
             return pieces
-        async for chunk in pieces:
-            if chunk.turn is not None:
-                return chunk.turn
-        raise AssertionError("the last piece carries the turn")
+        result = None
+        async for chunk in pieces:  # to its end: a generator left half-way is cleaned up by nobody in particular
+            result = chunk.turn
+        assert result is not None, "the last piece carries the turn"
+        return result
 
     async def _pieces(self, text: str) -> AsyncIterator[StreamChunk]:
         answer: Any = self._function(text, list(self._chat.items))
         if inspect.isasyncgen(answer):
             said: list[str] = []
-            async for piece in answer:
-                said.append(str(piece))
-                yield StreamChunk(said[-1])
+            async with aclosing(answer):
+                async for piece in answer:
+                    said.append(str(piece))
+                    yield StreamChunk(said[-1])
             result = TurnResult("".join(said))
         else:
             result = as_turn_result(await answer)

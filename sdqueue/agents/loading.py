@@ -35,7 +35,7 @@ def load_agent_factory(name: str | None) -> AgentFactory:
         sys.path.insert(0, os.getcwd())
     try:
         found: Any = importlib.import_module(module_name)
-    except Exception as error:  # a module may raise anything while it is imported
+    except (Exception, SystemExit) as error:  # a module may raise anything while it is imported, scripts exit
         raise ConfigurationError(
             f"agent {name!r}: cannot import {module_name!r}: {type(error).__name__}: {error}"
         ) from error
@@ -53,6 +53,13 @@ def as_agent_factory(found: Any, *, name: str = "agent") -> AgentFactory:
         ConfigurationError: it is neither.
     """
     if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
+        try:
+            inspect.signature(found).bind("text", [])
+        except TypeError as error:
+            raise ConfigurationError(
+                f"{name}: is async and so taken for an agent, but cannot be called with (text, history): {error}; a "
+                "factory that builds an agent is an ordinary function"
+            ) from error
         return partial(FunctionAgent, found)
     if not callable(found):
         raise ConfigurationError(

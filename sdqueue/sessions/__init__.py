@@ -1,9 +1,10 @@
 """Sessions: state, locks and stores around any agent. Usable alone, without a broker."""
 
+from sdqueue.sessions.handle import SessionHandle
 from sdqueue.sessions.locks import AsyncioLockBackend, FileLockBackend, Held, LockBackend
 from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import Retention, TurnOutcome, TurnRing, TurnState
-from sdqueue.sessions.session import Session, SessionHandle, SessionInit
+from sdqueue.sessions.session import Session, SessionInit
 from sdqueue.sessions.stores import (
     FileSessionStore,
     InMemorySessionStore,

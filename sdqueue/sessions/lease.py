@@ -15,7 +15,7 @@ class SessionLease(Protocol):
     """A session held by this process."""
 
     record: SessionRecord | None
-    """What is stored; ``None`` where there is nothing, or where ``unchanged``."""
+    """What is stored; ``None`` where there is nothing, and where it is ``unchanged`` and was not read."""
     unchanged: bool
     """Whether the store still has the version that the caller knows."""
     begun: int
@@ -64,7 +64,7 @@ class StoreAndLock:
     def __init__(self, store: SessionStore, lock_backend: LockBackend) -> None:
         self._store = store
         self._locks = lock_backend
-        self._counter: TurnCounter = store if isinstance(store, TurnCounter) else _ProcessCounter()
+        self._counter: TurnCounter = store if isinstance(store, TurnCounter) else _NoCounter()
 
     @asynccontextmanager
     async def lease(
@@ -72,25 +72,33 @@ class StoreAndLock:
     ) -> AsyncIterator[SessionLease]:
         """See :class:`Leasing`."""
         async with self._locks.acquire(session_id):
-            record = await self._store.load(session_id)
-            lease = _Lease(self._store, session_id, record, unchanged=False)
-            if record is not None and known_version and record.version == known_version:
-                lease.record, lease.unchanged = None, True
-            if turn_id is not None:
-                lease.begun = await self._counter.begin(session_id, turn_id)
+            lease = _Lease(self._store, session_id, await self._store.load(session_id), known_version)
+            if turn_id is None:
+                yield lease
+                return
+            lease.begun = await self._counter.begin(session_id, turn_id)
             try:
                 yield lease
-            finally:
-                if turn_id is not None and not lease.saved:
-                    await self._counter.rewind(session_id, turn_id)
+            except BaseException as error:
+                if not lease.saved:
+                    await self._rewind_after(error, session_id, turn_id)
+                raise
+            if not lease.saved:
+                await self._counter.rewind(session_id, turn_id)
+
+    async def _rewind_after(self, error: BaseException, session_id: str, turn_id: str) -> None:
+        try:
+            await self._counter.rewind(session_id, turn_id)
+        except Exception as second:  # noqa: BLE001 - told with the error that came first, which is the cause
+            error.add_note(f"taking back the beginning of turn {turn_id!r} failed too: {second}")
 
 
 class _Lease:
-    def __init__(self, store: SessionStore, session_id: str, record: SessionRecord | None, *, unchanged: bool) -> None:
+    def __init__(self, store: SessionStore, session_id: str, record: SessionRecord | None, known_version: int) -> None:
         self._store = store
         self._session_id = session_id
         self.record = record
-        self.unchanged = unchanged
+        self.unchanged = record is not None and 0 < known_version == record.version
         self.begun = 0
         self.saved = False
 
@@ -99,8 +107,8 @@ class _Lease:
         self.saved = True
 
 
-class _ProcessCounter:
-    """Stands in for a store that cannot count beginnings."""
+class _NoCounter:
+    """Stands in for a store that cannot count: every beginning is the first."""
 
     async def begin(self, session_id: str, turn_id: str) -> int:
         return 1

@@ -1,8 +1,9 @@
-"""TurnStream: an answer in pieces, kept whole whatever the listener does."""
+"""TurnStream: an answer in pieces."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 from sdqueue.agents import ChatMessage, StreamChunk, as_turn_result
@@ -10,68 +11,81 @@ from sdqueue.errors import SessionClosed
 
 
 class TurnStream:
-    """Iterates over an agent's answer.
+    """Iterates over an agent's answer, and knows how far it was listened to.
 
-    An agent that cannot stream gives one piece. A listener that stops early (barge-in) leaves what was said until
-    then in the conversation; one that goes on after the block gets :class:`~sdqueue.errors.SessionClosed`, since
-    what comes then could not be saved.
+    An agent that cannot stream gives one piece. A listener that goes on after the block, or after the next turn has
+    begun, gets :class:`~sdqueue.errors.SessionClosed`, since what comes then could not be saved.
 
     Parameters:
         result: what the agent's ``turn`` returned.
-        agent: the agent, whose conversation is completed after a barge-in.
+        agent: the agent.
         text: what was asked.
-        heard: how many messages the conversation had before.
+        known: how many messages the conversation had before, and the last of them.
     """
 
-    def __init__(self, result: Any, agent: Any, text: str, heard: int) -> None:
+    def __init__(self, result: Any, agent: Any, text: str, known: tuple[int, ChatMessage | None]) -> None:
+        self.agent = agent
+        self.text = text
+        self.known = known
+        self.said: list[str] = []
+        """The pieces that were listened to."""
+        self.whole = False
+        """Whether the agent has come to its end."""
+        self.failed = False
+        """Whether the agent has raised."""
         self._pieces: AsyncIterator[Any] = aiter(result) if hasattr(result, "__aiter__") else _single(result)
-        self._agent = agent
-        self._text = text
-        self._heard = heard
-        self._said: list[str] = []
-        self._exhausted = False
         self._done = False
-        self.closed = False
+        self._closed = False
 
     def __aiter__(self) -> TurnStream:
         return self
 
     async def __anext__(self) -> StreamChunk:
-        if self.closed:
-            raise SessionClosed("the stream was read after its acquire block ended; consume it inside the block")
-        try:
-            chunk: StreamChunk = await anext(self._pieces)
-        except StopAsyncIteration:
-            self._exhausted = True
-            raise
-        self._said.append(chunk.text or "")
+        if self.whole:
+            raise StopAsyncIteration
+        if self._closed:
+            raise SessionClosed(
+                "the stream was read after its turn had ended; consume it inside the acquire block, before the next "
+                "turn of the session"
+            )
+        chunk: StreamChunk = await self._next()
+        self.said.append(chunk.text or "")
         self._done = self._done or bool(chunk.done)
         return chunk
 
     async def finish(self) -> None:
-        """Leave the conversation whole: read to the end what is done, break off what is not, and keep what was said."""
-        if self._exhausted:
+        """End it: read to the end what is done, and break off what is not."""
+        if self._closed or not self._done:
+            await self.break_off()
             return
-        self._exhausted = True
-        if self._done:
-            async for _ in self._pieces:
-                pass
-            return
-        await self.abort()
-        context = self._agent.chat_ctx.copy()
-        new = context.items[self._heard :]
-        if not any(m.role == "user" for m in new):
-            context.items.append(ChatMessage("user", self._text))
-        if not any(m.role == "assistant" for m in new):
-            context.items.append(ChatMessage("assistant", "".join(self._said)))
-        if len(context.items) > self._heard + len(new):
-            self._agent.load_chat_ctx(context)
+        self._closed = True
+        # Agents complete their history after the last piece, when a listener may have turned away.
+        while not self.whole:
+            try:
+                await self._next()
+            except StopAsyncIteration:
+                return
 
-    async def abort(self) -> None:
-        """Break off, keeping nothing."""
-        self._exhausted = True
-        if isinstance(self._pieces, AsyncGenerator):
-            await self._pieces.aclose()
+    async def break_off(self) -> None:
+        """End it where it is."""
+        if self._closed:
+            return
+        self._closed = True
+        close = getattr(self._pieces, "aclose", None)
+        if not self.whole and close is not None:
+            await close()
+
+    async def _next(self) -> Any:
+        try:
+            return await anext(self._pieces)
+        except StopAsyncIteration:
+            self.whole = True
+            raise
+        except asyncio.CancelledError:
+            raise  # it is the listener that was stopped
+        except BaseException:
+            self.failed = True
+            raise
 
 
 async def _single(result: Any) -> AsyncIterator[StreamChunk]:

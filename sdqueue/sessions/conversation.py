@@ -1,0 +1,53 @@
+"""Comparing conversations: what an agent has added, and where it stands."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdqueue.agents import ChatMessage
+from sdqueue.errors import RecordError
+
+
+def mark(agent: Any) -> tuple[int, Any]:
+    """Where an agent's conversation stands: comparing this is enough to see whether it went on."""
+    items = agent.chat_ctx.items
+    return len(items), (items[-1].content if items else None)
+
+
+def join(old: list[ChatMessage], new: list[Any]) -> tuple[list[ChatMessage], int]:
+    """The new conversation as our own frozen messages, and how many of its first ones are the old one's.
+
+    Raises:
+        RecordError: something in it is no message.
+    """
+    size = same = min(len(old), len(new))
+    # Both sides hold the same frozen objects in the common case, and lists compare identity first.
+    if new[:size] != old[:size]:
+        ours = [own(message) for message in new[:size]]
+        same = next((i for i in range(size) if ours[i] != old[i]), size)
+    return old[:same] + [own(message) for message in new[same:]], same
+
+
+def added(items: list[Any], size: int, last: ChatMessage | None) -> list[Any]:
+    """The messages after those known: so many, ending with ``last``; also where an agent has dropped the oldest."""
+    known = [own(message) for message in items]
+    if last is None or (len(items) >= size and known[size - 1] == last):
+        return items[size:]
+    at = next((i for i in reversed(range(len(items))) if known[i] == last), -1)
+    return items[at + 1 :]
+
+
+def own(message: Any) -> ChatMessage:
+    """A message as one of ours.
+
+    Raises:
+        RecordError: it is none.
+    """
+    if type(message) is ChatMessage:
+        return message
+    try:
+        return ChatMessage(message.role, message.content)
+    except AttributeError as error:
+        raise RecordError(
+            f"a {type(message).__name__} in the agent's chat_ctx is no message: {error}; use ChatMessage(role, content)"
+        ) from error

@@ -1,0 +1,314 @@
+"""SessionHandle: a session with its agent, for the length of an ``acquire`` block."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from sdqueue.agents import ChatContext, ChatMessage
+from sdqueue.errors import SessionClosed
+from sdqueue.sessions.conversation import added, join, mark, own
+from sdqueue.sessions.record import SessionRecord, Stored
+from sdqueue.sessions.ring import Retention, TurnOutcome
+from sdqueue.sessions.session import Session
+from sdqueue.sessions.streams import TurnStream
+
+
+class SessionHandle:
+    """What ``SessionWorker.acquire`` yields.
+
+    The session is what will be saved. The agent's state is taken over into it before the next turn and when the block
+    ends, and only where the agent has answered: one that has not may not have built its state yet (a resumed
+    ``DialogMachine`` reports an empty one until its first turn). So a turn that fails leaves the session as it was,
+    even where the caller catches the error and goes on.
+
+    Parameters:
+        session: the session.
+        agent: its agent, in the session's state; ``None``: it is built.
+        record: what the session was made from; default: a new one.
+        build: makes an agent without state. Without it a handle can neither reset nor replace a failed agent.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        agent: Any = None,
+        *,
+        record: SessionRecord | None = None,
+        build: Callable[[], Any] | None = None,
+    ) -> None:
+        self.record = SessionRecord(metadata=session.metadata) if record is None else record
+        """The session as it was taken up."""
+        self.ring = self.record.turns.copy()
+        """How the session's past turns ended."""
+        self.seq = self.record.seq
+        """How many final replies the session has had; whoever makes one counts it here."""
+        self.begun = 0
+        """How often the turn that ``acquire`` was told of was begun without an end, this time included."""
+        self._session = session
+        self._build = build
+        self._agent_state = self.record.agent_state
+        self._stream: TurnStream | None = None
+        self._open = True
+        self._turned = False
+        self._notes: list[str] = []  # taken by the agent, but not to be seen in its conversation before it answers
+        self._blank = self._changed = not self.record.stored.version
+        self._agent: Any = None
+        self._use(self._built() if agent is None else agent)
+
+    @property
+    def session(self) -> Session:
+        """The session."""
+        return self._session
+
+    @property
+    def agent(self) -> Any:
+        """The agent that answers for this session; another one after :meth:`reset` or a failed turn."""
+        if self._agent is None:
+            self._use(self._built())
+        return self._agent
+
+    @property
+    def kept_agent(self) -> Any:
+        """The agent, if it is in the session's state now; ``None`` where it failed."""
+        return self._agent
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """The session as a dict of ``id``, ``chat_ctx`` and ``flow_state``."""
+        session = self._session
+        return {"id": session.id, "chat_ctx": session.chat_ctx, "flow_state": session.flow_state}
+
+    async def turn(self, text: str, *, stream: bool = False, **extra: Any) -> Any:
+        """Let the agent answer.
+
+        Parameters:
+            text: what was said.
+            stream: return an async iterator of :class:`~sdqueue.StreamChunk`, to be consumed inside the block. What
+                was said before the caller stops listening is kept in the conversation.
+            extra: passed on to the agent's ``turn``, for those that take more.
+
+        Returns:
+            What the agent returned; with ``stream`` always an iterator, whatever the agent can do.
+
+        Raises:
+            SessionClosed: the block has ended.
+        """
+        self._check_open()
+        await self._end_stream()
+        agent = self.agent
+        if self._take_over():
+            # This turn may yet fail, and must not have spoilt the ones before.
+            self._session.flow_state = copy.deepcopy(self._session.flow_state)
+            self._agent_state = copy.deepcopy(self._agent_state)
+        self._turned = True
+        self._notes.clear()
+        try:
+            result = await agent.turn(text, stream=stream, **extra)
+        except BaseException:
+            self._give_up(agent)
+            raise
+        if not stream:
+            return result
+        known = self._session.chat_ctx.items
+        self._stream = TurnStream(result, agent, text, (len(known), known[-1] if known else None))
+        return self._stream
+
+    def assist(self, text: str) -> None:
+        """Give the agent a system instruction that takes effect on its next turn; an empty one is ignored.
+
+        Raises:
+            SessionClosed: the block has ended.
+        """
+        self._check_open()
+        if not text:
+            return
+        agent = self.agent
+        self._turned = self._moved
+        self._blank, self._changed = False, True
+        self._session.assist(text)
+        if hasattr(agent, "assist"):
+            before = mark(agent)
+            agent.assist(text)
+            if mark(agent) == before:
+                self._notes.append(text)
+        elif self._turned:
+            context = agent.chat_ctx.copy()
+            context.items.append(ChatMessage("system", text))
+            agent.load_chat_ctx(context)
+        else:
+            agent.load_chat_ctx(self._session.chat_ctx.copy())
+        self._mark = mark(agent)
+
+    def reset(self) -> None:
+        """Forget the conversation and the agent's state; metadata and the outcomes of past turns stay.
+
+        Raises:
+            SessionClosed: the block has ended, or the handle was made without ``build``.
+        """
+        self._check_open()
+        if self._build is None:
+            raise SessionClosed("this handle belongs to no SessionWorker and cannot build a new agent")
+        self._session.chat_ctx = ChatContext()
+        self._session.flow_state = None
+        self._agent_state = None
+        self._blank = self._changed = True
+        self._turned = False
+        self._notes.clear()
+        self._use(self._built())
+
+    def recall(self, turn_id: str) -> TurnOutcome | None:
+        """How an earlier turn with this id ended, ``None`` where none did."""
+        return self.ring.get(turn_id)
+
+    def remember(self, outcome: TurnOutcome, retention: Retention) -> None:
+        """Keep how a turn ended; saved together with the state, in one step.
+
+        Raises:
+            SessionClosed: the block has ended.
+        """
+        self._check_open()
+        self.ring.add(outcome, retention)
+        self._changed = True
+
+    @property
+    def superseded_by(self) -> frozenset[str]:
+        """The ids of turns that have stopped another one already."""
+        return frozenset(o.by for o in self.ring.outcomes.values() if o.by is not None)
+
+    def adopt(self, agent: Any) -> None:
+        """Go on with another agent, which has answered a turn of this session elsewhere.
+
+        Raises:
+            SessionClosed: the block has ended.
+        """
+        self._check_open()
+        self._use(agent)
+        self._turned = True
+
+    async def finish(self) -> SessionRecord | None:
+        """End the block well. For whoever made the handle.
+
+        Returns:
+            The record to be saved; ``None`` where nothing has changed.
+        """
+        try:
+            await self._end_stream()
+            self._take_over()
+            return self._next_record()
+        finally:
+            self._open = False
+
+    async def abandon(self, error: BaseException) -> None:
+        """End the block because of this error, keeping nothing; the error stays the one to be raised."""
+        self._open = False
+        if self._stream is None:
+            return
+        try:
+            await self._stream.break_off()
+        except Exception as second:  # noqa: BLE001 - told with the error that came first, which is the cause
+            error.add_note(f"breaking off the agent's stream failed too: {type(second).__name__}: {second}")
+
+    def _use(self, agent: Any) -> None:
+        self._agent = agent
+        self._mark = mark(agent)
+
+    def _built(self) -> Any:
+        """A new agent in the session's state."""
+        assert self._build is not None
+        agent, session = self._build(), self._session
+        if self._blank:
+            session.chat_ctx = ChatContext([own(message) for message in agent.chat_ctx.items])
+            return agent
+        if self._agent_state is not None and hasattr(agent, "load_state"):
+            agent.load_state(copy.deepcopy(self._agent_state))
+        agent.load_chat_ctx(session.chat_ctx.copy())
+        if session.flow_state is not None and hasattr(agent, "load_flow_state"):
+            agent.load_flow_state(copy.deepcopy(session.flow_state))
+        return agent
+
+    @property
+    def _moved(self) -> bool:
+        """Whether the agent went on since it was last looked at, be it through this handle or called directly."""
+        return self._turned or (self._agent is not None and mark(self._agent) != self._mark)
+
+    def _take_over(self) -> bool:
+        """Bring the session to where the agent is. Returns whether that was necessary."""
+        if not self._moved:
+            return False
+        agent, session = self._agent, self._session
+        notes = [ChatMessage("system", note) for note in self._notes]
+        session.chat_ctx = ChatContext([*agent.chat_ctx.items, *notes])
+        session.flow_state = getattr(agent, "flow_state", None)
+        if hasattr(agent, "dump_state"):
+            self._agent_state = agent.dump_state()
+        self._notes.clear()
+        self._turned, self._blank, self._changed = False, False, True
+        self._mark = mark(agent)
+        return True
+
+    def _give_up(self, agent: Any) -> None:
+        """Undo what this agent has done since the session was last whole: the session is, the agent is not."""
+        if agent is self._agent:
+            self._turned = False
+            if self._build is not None:
+                self._agent = None
+
+    async def _end_stream(self) -> None:
+        stream = self._stream
+        if stream is None:
+            return
+        try:
+            await stream.finish()
+        finally:
+            if stream.failed:
+                self._give_up(stream.agent)
+        self._stream = None
+        if not stream.whole and not stream.failed and stream.agent is self._agent:
+            self._keep_heard(stream)
+
+    def _keep_heard(self, stream: TurnStream) -> None:
+        """Complete the conversation of an agent whose listener went away."""
+        agent, session, said = stream.agent, self._session, "".join(stream.said)
+        if not said and mark(agent) == self._mark:
+            # It had not begun, or not so far that it shows, so its own conversation says nothing yet.
+            self._give_up(agent)
+            session.chat_ctx.append(ChatMessage("user", stream.text))
+            self._blank, self._changed = False, True
+            return
+        context = agent.chat_ctx.copy()
+        roles = {message.role for message in added(context.items, *stream.known)}
+        missing = [] if "user" in roles else [ChatMessage("user", stream.text)]
+        if said and "assistant" not in roles:
+            missing.append(ChatMessage("assistant", said))
+        if missing:
+            context.items.extend(missing)
+            agent.load_chat_ctx(context)
+
+    def _next_record(self) -> SessionRecord | None:
+        record, session = self.record, self._session
+        old = record.chat_ctx.items
+        items, same = join(old, session.chat_ctx.items)
+        # Compared by what they look like: for Python 1 == True == 1.0, in JSON they differ.
+        if not self._changed and same == len(items) == len(old) and repr(session.metadata) == repr(record.metadata):
+            return None
+        return replace(
+            record,
+            chat_ctx=ChatContext(items),
+            flow_state=session.flow_state,
+            agent_state=self._agent_state,
+            metadata=session.metadata,
+            last_turn_at=time.time(),
+            turns=self.ring,
+            seq=self.seq,
+            stored=Stored(record.stored.version, min(same, record.stored.items)),
+        )
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise SessionClosed(
+                f"session {self._session.id!r} was released with its acquire block; use the handle inside the block"
+            )

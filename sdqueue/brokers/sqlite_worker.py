@@ -216,6 +216,7 @@ class Worker:
         ledger, now = self._ledger, time.monotonic()
         dead: list[str] = []
         if not self._pending and not ledger.consuming:
+            self._tell([], [])
             return
         ledger.open()
         if now >= self._next_watch or any(job.watch for job in self._pending):

@@ -245,6 +245,28 @@ async def test_a_removed_file_is_a_loss_and_not_a_confirm_into_nothing(broker: S
     assert await broker.depth(QUEUE) == 1
 
 
+async def test_a_loss_is_told_while_the_database_is_locked(broker: SQLiteBroker, path: Path) -> None:
+    """The interleaving that broke it: the loss is read, and the transaction after it finds the lock taken; in the
+    next round there is no subscription left that anything would be done for.
+    """
+    subscription = await broker.subscribe(QUEUE, Inbox(), prefetch=5)
+    connection = sqlite3.connect(path, isolation_level=None)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("DELETE FROM broker_subscriptions")
+        connection.execute("UPDATE broker_meta SET epoch = epoch + 1")
+        connection.execute("COMMIT")
+        connection.execute("BEGIN IMMEDIATE")
+        async with asyncio.timeout(10):
+            assert "dead" in await subscription.wait_lost()
+    finally:
+        connection.close()
+    inbox = Inbox()
+    await broker.subscribe(QUEUE, inbox, prefetch=5)
+    await publish(broker, b"x")
+    await inbox.expect(1)
+
+
 async def test_a_newer_format_is_refused(broker: SQLiteBroker, path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("UPDATE broker_meta SET format = 99")

@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import docker  # type: ignore[import-untyped]  # docker ships no types
@@ -52,7 +53,7 @@ def _pull(client: docker.DockerClient, image: str) -> None:
                 events.put(event.get("error", ""))
             events.put(None)
         except (DockerException, RequestException) as error:
-            events.put(f"{error}")
+            events.put(f"{getattr(error, 'explanation', None) or error}")
 
     # A daemon, so that a pull that hangs does not keep the process.
     threading.Thread(target=pull, daemon=True, name="docker pull").start()
@@ -67,9 +68,30 @@ def _pull(client: docker.DockerClient, image: str) -> None:
             raise Unavailable(f"the Docker engine cannot get {image}: {event}")
 
 
+@dataclass(frozen=True)
+class Running:
+    """A container, with host and port under which its server is reached."""
+
+    container: DockerContainer
+    host: str
+    port: int
+
+    def check(self) -> None:
+        """See that it has not ended.
+
+        Raises:
+            Unavailable: it has; the message has the end of its log.
+        """
+        wrapped = self.container.get_wrapped_container()
+        wrapped.reload()
+        if wrapped.status not in ("created", "running"):
+            log = wrapped.logs(tail=10).decode(errors="replace")
+            raise Unavailable(f"the container of {self.container.image} has ended:\n{log}")
+
+
 @contextmanager
-def container(image: str, port: int) -> Iterator[tuple[str, int]]:
-    """Run the image, and give host and port under which its ``port`` is reached; it may not listen yet.
+def container(image: str, port: int) -> Iterator[Running]:
+    """Run the image, publishing its ``port``; nothing may listen there yet.
 
     Raises:
         Unavailable: it cannot be run.
@@ -80,7 +102,7 @@ def container(image: str, port: int) -> Iterator[tuple[str, int]]:
     running = DockerContainer(image).with_exposed_ports(port)
     try:
         running.start()
-        address = running.get_container_host_ip(), int(running.get_exposed_port(port))
+        address = Running(running, running.get_container_host_ip(), int(running.get_exposed_port(port)))
     except (DockerException, RequestException, ConnectionError, TimeoutError) as error:
         running.stop()
         raise Unavailable(f"{image} does not run: {error}") from error

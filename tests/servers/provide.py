@@ -94,21 +94,19 @@ async def _container(kind: Kind, environ: Mapping[str, str], _: Path) -> AsyncIt
     from tests.servers.containers import container  # slow to import, and not always needed
 
     image = environ.get(kind.image_variable) or kind.image
-    with container(image, kind.port) as (host, port):
-        url = kind.url.format(host=host, port=port)
-        yield await _answer(kind, url), url, f"container {image}"
-
-
-async def _answer(kind: Kind, url: str) -> str:
-    """The version of a server that is starting."""
-    deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
-    while True:
-        try:
-            return await kind.version(url)
-        except Unavailable:
-            if asyncio.get_running_loop().time() > deadline:
-                raise
-            await asyncio.sleep(0.2)
+    with container(image, kind.port) as running:
+        url = kind.url.format(host=running.host, port=running.port)
+        deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
+        while True:
+            try:
+                product = await kind.version(url)
+                break
+            except Unavailable:
+                running.check()
+                if asyncio.get_running_loop().time() > deadline:
+                    raise
+                await asyncio.sleep(0.2)
+        yield product, url, f"container {image}"
 
 
 @asynccontextmanager

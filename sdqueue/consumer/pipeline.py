@@ -238,7 +238,7 @@ class TurnPipeline:
         letter = DeadTurn(
             reason=reason_of(error),
             error=describe(error),
-            trace=trace_of(error) if error.__traceback__ else "",
+            trace="" if isinstance(error, InvalidTurn) else trace_of(error),
             attempts=work.attempts,
             turn_id=to.turn_id,
             session_id=to.session_id,

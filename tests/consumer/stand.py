@@ -94,6 +94,8 @@ class Watcher(Observer):
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.changes = Changes()
+        self.elsewhere: dict[str, Callable[..., None]] = {}
+        """Events that are not written down but go to these."""
 
     def __getattribute__(self, name: str) -> Any:
         if name.startswith("_") or name not in vars(Observer):
@@ -101,6 +103,9 @@ class Watcher(Observer):
         return lambda **event: self._note(name, event)
 
     def _note(self, name: str, event: dict[str, Any]) -> None:
+        if name in self.elsewhere:
+            self.elsewhere[name](**event)
+            return
         self.events.append((name, event))
         self.changes.wake()
 

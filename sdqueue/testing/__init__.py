@@ -7,7 +7,20 @@ import pytest
 
 # The asserts live outside of the test files, where pytest would not explain them unasked.
 pytest.register_assert_rewrite(
-    *(f"sdqueue.testing.{module}" for module in ("brokers", "locks", "null", "store_refusals", "store_turns", "stores"))
+    *(
+        f"sdqueue.testing.{module}"
+        for module in (
+            "broker_delivery",
+            "broker_fixtures",
+            "brokers",
+            "inbox",
+            "locks",
+            "null",
+            "store_refusals",
+            "store_turns",
+            "stores",
+        )
+    )
 )
 
 from sdqueue.testing.brokers import BrokerSuite  # noqa: E402  # after the line above

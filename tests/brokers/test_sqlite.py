@@ -402,6 +402,7 @@ def test_a_transaction_that_fails_leaves_the_ledger_as_it_was(path: Path) -> Non
         ledger.close()
 
 
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # forking beside threads is what is tested
 def test_a_forked_child_does_not_keep_its_parent_alive(tmp_path: Path) -> None:
     """The failure: a child shares the lock of its dead parent, and with it the parent's queues."""
     context = multiprocessing.get_context("fork")

@@ -65,7 +65,7 @@ app.command("settings", rich_help_panel="Look")(settings.settings)
 def main() -> None:
     """Run a command; an error that sdqueue raises on purpose is one message on standard error, without a traceback."""
     try:
-        app()
+        app(prog_name="sdqueue")
     except KeyboardInterrupt:
         sys.exit(130)
     except SdqueueError as error:

@@ -107,7 +107,8 @@ class RedisLockBackend:
         """End the connections. Blocks that still hold a lock are cancelled with ``LockLost``. Idempotent."""
         self._closed = True
         if self._starting is not None:
-            await asyncio.wait([self._starting])
+            # Whoever wanted it to start was told what went wrong.
+            await asyncio.gather(self._starting, return_exceptions=True)
         await self.watchdog.stop()
         while self._chores:
             await asyncio.wait(self._chores.copy())

@@ -293,7 +293,8 @@ def _json_object(body: bytes, content_type: str | None, *, max_body_bytes: int) 
     try:
         fields = from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise InvalidTurn("not-json", f"body: is not JSON in UTF-8 ({error})") from None
+        hint = "; a lone surrogate, one half of a pair, is no character" if "hex escape" in str(error) else ""
+        raise InvalidTurn("not-json", f"body: is not JSON in UTF-8 ({error}{hint})") from None
     if not isinstance(fields, dict):
         raise InvalidTurn("not-json", f"body: is a JSON {type(fields).__name__}, an object is expected")
     return cast("dict[str, Any]", fields)

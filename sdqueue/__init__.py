@@ -16,6 +16,9 @@ from sdqueue.agents import (
     current_turn,
     load_agent_factory,
 )
+from sdqueue.backends import open_broker, open_locks, open_store
+from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
+from sdqueue.client import Client
 from sdqueue.consumer import Consumer, ConsumerOptions, RetryPolicy
 from sdqueue.errors import (
     AgentError,
@@ -46,6 +49,7 @@ from sdqueue.errors import (
     VersionConflict,
 )
 from sdqueue.messages import DeadTurn, InboundTurn, OutboundReply, partition_of, routing_key
+from sdqueue.observe import Observer
 from sdqueue.sessions import (
     AsyncioLockBackend,
     FileLockBackend,
@@ -53,6 +57,9 @@ from sdqueue.sessions import (
     InMemorySessionStore,
     LockBackend,
     NullSessionStore,
+    RedisLockBackend,
+    RedisSessionStore,
+    Retention,
     Session,
     SessionHandle,
     SessionInit,
@@ -61,3 +68,89 @@ from sdqueue.sessions import (
     SessionWorker,
     SQLiteSessionStore,
 )
+from sdqueue.settings import Settings
+
+__all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
+    # talking to the pool
+    "Client",
+    "InboundTurn",
+    "OutboundReply",
+    "DeadTurn",
+    "partition_of",
+    "routing_key",
+    # agents
+    "Agent",
+    "AgentFactory",
+    "DurableAgent",
+    "FunctionAgent",
+    "MemoAgent",
+    "ChatContext",
+    "ChatMessage",
+    "FlowState",
+    "StreamChunk",
+    "ToolCall",
+    "TurnContext",
+    "TurnResult",
+    "current_turn",
+    "load_agent_factory",
+    # sessions
+    "SessionWorker",
+    "SessionHandle",
+    "SessionInit",
+    "Session",
+    "SessionRecord",
+    "Retention",
+    "SessionStore",
+    "InMemorySessionStore",
+    "NullSessionStore",
+    "FileSessionStore",
+    "SQLiteSessionStore",
+    "RedisSessionStore",
+    "LockBackend",
+    "AsyncioLockBackend",
+    "FileLockBackend",
+    "RedisLockBackend",
+    # the consumer
+    "Consumer",
+    "ConsumerOptions",
+    "RetryPolicy",
+    "Observer",
+    # brokers
+    "Broker",
+    "MemoryBroker",
+    "SQLiteBroker",
+    "RabbitMQBroker",
+    "Topology",
+    # settings
+    "Settings",
+    "open_broker",
+    "open_store",
+    "open_locks",
+    # errors
+    "SdqueueError",
+    "ConfigurationError",
+    "InvalidTurn",
+    "SessionError",
+    "VersionConflict",
+    "SessionClosed",
+    "StoreUnavailable",
+    "RecordError",
+    "RecordTooNew",
+    "RecordCorrupt",
+    "LockError",
+    "LockTimeout",
+    "LockLost",
+    "AgentError",
+    "AgentResultError",
+    "TurnTimeout",
+    "BrokerError",
+    "BrokerUnavailable",
+    "PublishRejected",
+    "Unroutable",
+    "TopologyError",
+    "TopologyMissing",
+    "TopologyMismatch",
+    "ReplyError",
+    "ReplyTimeout",
+    "TurnFailed",
+]

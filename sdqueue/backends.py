@@ -8,7 +8,7 @@
 ``null://``            keeps nothing
 =====================  =====================================================================================
 
-Nothing is imported for a backend that is not used, and nothing is reached before it is needed.
+Nothing is reached before it is needed.
 """
 
 from __future__ import annotations
@@ -16,16 +16,23 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
-from sdqueue.brokers import Broker, MemoryBroker, Topology
+from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
 from sdqueue.errors import ConfigurationError
-from sdqueue.settings import mask
-
-if TYPE_CHECKING:
-    from sdqueue.sessions import LockBackend, SessionStore
-    from sdqueue.settings import Settings
+from sdqueue.sessions import (
+    AsyncioLockBackend,
+    FileLockBackend,
+    FileSessionStore,
+    InMemorySessionStore,
+    LockBackend,
+    NullSessionStore,
+    RedisLockBackend,
+    RedisSessionStore,
+    SessionStore,
+    SQLiteSessionStore,
+)
+from sdqueue.settings import Settings, mask
 
 
 def topology_of(settings: Settings) -> Topology:
@@ -49,12 +56,8 @@ def open_broker(settings: Settings, *, name: str = "sdqueue") -> Broker:
         case "memory":
             return MemoryBroker(topology)
         case "sqlite":
-            from sdqueue.brokers.sqlite import SQLiteBroker
-
             return SQLiteBroker(topology, _parent_made(path_of(url)))
         case "amqp" | "amqps":
-            from sdqueue.brokers.rabbitmq import RabbitMQBroker
-
             return RabbitMQBroker(url, topology, name=name)
     raise _unknown("SDQUEUE_BROKER_URL", url)
 
@@ -65,8 +68,6 @@ def open_store(settings: Settings) -> SessionStore:
     Raises:
         ConfigurationError: the URL cannot be read.
     """
-    from sdqueue.sessions import FileSessionStore, InMemorySessionStore, NullSessionStore, SQLiteSessionStore
-
     url = settings.store_url
     match _scheme(url):
         case "memory":
@@ -78,8 +79,6 @@ def open_store(settings: Settings) -> SessionStore:
         case "sqlite":
             return SQLiteSessionStore(path_of(url))
         case scheme if scheme.startswith("redis"):
-            from sdqueue.sessions.stores.redis import RedisSessionStore
-
             return RedisSessionStore(url=url, namespace=settings.namespace, ttl_s=settings.session_ttl_s)
     raise _unknown("SDQUEUE_STORE_URL", url)
 
@@ -93,8 +92,6 @@ def open_locks(settings: Settings) -> LockBackend:
     Raises:
         ConfigurationError: the URL cannot be read.
     """
-    from sdqueue.sessions import AsyncioLockBackend, FileLockBackend
-
     url = settings.lock_url or default_lock_url(settings.store_url)
     match _scheme(url):
         case "memory":
@@ -102,8 +99,6 @@ def open_locks(settings: Settings) -> LockBackend:
         case "file":
             return FileLockBackend(path_of(url))
         case scheme if scheme.startswith("redis"):
-            from sdqueue.sessions.locks.redis import RedisLockBackend
-
             return RedisLockBackend(url=url, namespace=settings.namespace, ttl_s=settings.lock_ttl_s)
     raise _unknown("SDQUEUE_LOCK_URL", url)
 

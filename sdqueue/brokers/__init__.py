@@ -2,6 +2,7 @@
 
 from sdqueue.brokers.broker import Broker, Delivery, Message, OnDelivery, Subscription
 from sdqueue.brokers.memory import MemoryBroker, MemoryServer
+from sdqueue.brokers.rabbitmq import RabbitMQBroker
 from sdqueue.brokers.sqlite import SQLiteBroker
 from sdqueue.brokers.topology import Topology
 
@@ -12,6 +13,7 @@ __all__ = [
     "MemoryServer",
     "Message",
     "OnDelivery",
+    "RabbitMQBroker",
     "SQLiteBroker",
     "Subscription",
     "Topology",

@@ -1,7 +1,7 @@
 """Sessions: state, locks and stores around any agent. Usable alone, without a broker."""
 
 from sdqueue.sessions.handle import SessionHandle
-from sdqueue.sessions.locks import AsyncioLockBackend, FileLockBackend, Held, LockBackend
+from sdqueue.sessions.locks import AsyncioLockBackend, FileLockBackend, Held, LockBackend, RedisLockBackend
 from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import Retention, TurnOutcome, TurnRing, TurnState
 from sdqueue.sessions.session import Session, SessionInit
@@ -9,6 +9,7 @@ from sdqueue.sessions.stores import (
     FileSessionStore,
     InMemorySessionStore,
     NullSessionStore,
+    RedisSessionStore,
     SessionStore,
     SQLiteSessionStore,
     TurnCounter,
@@ -23,6 +24,8 @@ __all__ = [
     "InMemorySessionStore",
     "LockBackend",
     "NullSessionStore",
+    "RedisLockBackend",
+    "RedisSessionStore",
     "Retention",
     "SQLiteSessionStore",
     "Session",

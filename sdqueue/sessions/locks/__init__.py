@@ -3,5 +3,6 @@
 from sdqueue.sessions.locks.asyncio import AsyncioLockBackend
 from sdqueue.sessions.locks.file import FileLockBackend
 from sdqueue.sessions.locks.lock import Held, LockBackend
+from sdqueue.sessions.locks.redis import RedisLockBackend
 
-__all__ = ["AsyncioLockBackend", "FileLockBackend", "Held", "LockBackend"]
+__all__ = ["AsyncioLockBackend", "FileLockBackend", "Held", "LockBackend", "RedisLockBackend"]

@@ -3,6 +3,7 @@
 from sdqueue.sessions.stores.file import FileSessionStore
 from sdqueue.sessions.stores.memory import InMemorySessionStore
 from sdqueue.sessions.stores.null import NullSessionStore
+from sdqueue.sessions.stores.redis import RedisSessionStore
 from sdqueue.sessions.stores.sqlite import SQLiteSessionStore
 from sdqueue.sessions.stores.store import SessionStore, TurnCounter
 
@@ -10,6 +11,7 @@ __all__ = [
     "FileSessionStore",
     "InMemorySessionStore",
     "NullSessionStore",
+    "RedisSessionStore",
     "SQLiteSessionStore",
     "SessionStore",
     "TurnCounter",

@@ -164,7 +164,7 @@ class ClusterLink:
                 await self._client.initialize()
         except CONNECTION_ERRORS as error:
             return [error] * len(commands)
-        by_node: dict[ClusterNode, list[PipelineCommand]] = {}
+        by_node: dict[str, tuple[ClusterNode, list[PipelineCommand]]] = {}
         for position, command in enumerate(commands):
             try:
                 slot = self._client.keyslot(_first_key(command))
@@ -172,8 +172,8 @@ class ClusterLink:
             except CONNECTION_ERRORS as error:
                 replies[position] = error
             else:
-                by_node.setdefault(node, []).append(PipelineCommand(position, *command))
-        await asyncio.gather(*(self._ask(node, part, timeout_s, replies) for node, part in by_node.items()))
+                by_node.setdefault(node.name, (node, []))[1].append(PipelineCommand(position, *command))
+        await asyncio.gather(*(self._ask(node, part, timeout_s, replies) for node, part in by_node.values()))
         if any(isinstance(reply, _LAYOUT_ERRORS) for reply in replies):
             await self._learn_layout(timeout_s)
         return replies

@@ -119,8 +119,10 @@ class QueueReader:
             while subscription not in self._given_up:
                 self._gave_up.clear()
                 gave_up = asyncio.create_task(self._gave_up.wait())
-                await asyncio.wait({lost, gave_up}, return_when=asyncio.FIRST_COMPLETED)
-                gave_up.cancel()
+                try:
+                    await asyncio.wait({lost, gave_up}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    gave_up.cancel()
                 if lost.done():
                     return lost.result()
             return "given up after an unexpected error"

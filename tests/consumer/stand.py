@@ -324,6 +324,9 @@ class Stand:
         key = routing_key(partition_of(session, self.topology.partitions))
         await self.broker.publish(self.topology.turns, key, Message(body, **properties))
 
+    def partition(self, session: str) -> int:
+        return partition_of(session, self.topology.partitions)
+
     def answers(self, session: str) -> list[str]:
         """What a session was told at last, in order; repeats of a reply are left out."""
         first = {reply.id: reply for reply in self.replies if reply.session_id == session and reply.kind == "final"}

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from sdqueue.brokers import Delivery, Message
-from sdqueue.messages import partition_of
 from tests.consumer.stand import Stand
 
 
@@ -106,7 +105,7 @@ BAD = {
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
 async def test_it_is_put_away_and_its_neighbours_are_answered_in_order(stand: Stand, bad: Bad) -> None:
     """Given valid turns before and behind it, in its session and in another one of its partition."""
-    neighbour = next(f"n{n}" for n in range(100) if _partition(stand, f"n{n}") == _partition(stand, "s"))
+    neighbour = next(f"n{n}" for n in range(100) if stand.partition(f"n{n}") == stand.partition("s"))
     for session in ("s", neighbour):
         await stand.send(session, "before")
     await stand.send_raw(bad.body, "s", **bad.properties)
@@ -126,7 +125,7 @@ async def test_it_is_put_away_and_its_neighbours_are_answered_in_order(stand: St
         assert piece in letter.error
     assert len(letter.error) <= 1000
     assert (letter.attempts, letter.consumer, letter.trace) == (0, "tester", "")
-    assert letter.queue == stand.topology.partition_queue(_partition(stand, "s"))
+    assert letter.queue == stand.topology.partition_queue(stand.partition("s"))
     assert stand.dead[0].message.body == bad.body, "the dead letter is not what came"
 
     errors = [r for r in stand.replies if r.kind == "error"]
@@ -205,7 +204,3 @@ async def test_a_message_that_is_no_turn_is_put_away_from_the_unrouted_queue_too
         await stand.broker.publish(stand.topology.turns, "no partition", Message(b"junk"))
         (letter,) = await stand.expect_dead()
     assert (letter.reason, letter.queue) == ("not-json", stand.topology.unrouted)
-
-
-def _partition(stand: Stand, session: str) -> int:
-    return partition_of(session, stand.topology.partitions)

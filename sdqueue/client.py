@@ -261,7 +261,6 @@ class Client:
         """The private queue, subscribed anew where it was lost. One caller does it for all that wait."""
         await self._check_topology(deadline)
         async with self._gate:
-            self._check_open()
             if self._inbox is None or self._inbox.lost:
                 if self._inbox is not None:
                     await self._inbox.close()

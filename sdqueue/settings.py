@@ -69,15 +69,11 @@ class Settings(BaseSettings):
         le=MAX_PARTITIONS,
         description="Queues that the turns are spread over; the same everywhere.",
     )
-    concurrency: int = Field(
-        default=512, ge=1, le=100_000, description="Turns that one consumer process runs at once."
-    )
+    concurrency: int = Field(default=512, ge=1, le=100_000, description="Turns that one consumer process runs at once.")
     prefetch: int = Field(
         default=200, ge=1, le=2000, description="Unacknowledged turns a partition; the same in all consumers."
     )
-    max_sessions: int = Field(
-        default=1000, ge=0, description="Sessions that a consumer keeps in memory between turns."
-    )
+    max_sessions: int = Field(default=1000, ge=0, description="Sessions that a consumer keeps in memory between turns.")
     lock_ttl_s: float = Field(
         default=30.0,
         ge=1,
@@ -107,20 +103,14 @@ class Settings(BaseSettings):
     session_ttl_s: float = Field(
         default=30 * 24 * 3600.0, ge=60, description="Seconds after its last save that Redis keeps a session."
     )
-    kept_replies: int = Field(
-        default=64, ge=1, description="Last turns of a session whose replies are remembered."
-    )
+    kept_replies: int = Field(default=64, ge=1, description="Last turns of a session whose replies are remembered.")
     kept_ids_s: float = Field(
         default=24 * 3600.0,
         ge=0,
         description="Seconds that turn ids are remembered, to drop what platforms redeliver.",
     )
-    metrics_port: int = Field(
-        default=0, ge=0, le=65535, description="Serve Prometheus metrics here; 0: do not."
-    )
-    log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="What is logged."
-    )
+    metrics_port: int = Field(default=0, ge=0, le=65535, description="Serve Prometheus metrics here; 0: do not.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
     log_format: Literal["text", "json"] = Field(default="text", description="How it is logged.")
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
@@ -188,16 +178,10 @@ class Settings(BaseSettings):
             return
         hints = [
             f"{name!r}"
-            + (
-                f" (is {close[0]!r} meant?)"
-                if (close := difflib.get_close_matches(name, cls.model_fields))
-                else ""
-            )
+            + (f" (is {close[0]!r} meant?)" if (close := difflib.get_close_matches(name, cls.model_fields)) else "")
             for name in unknown
         ]
-        raise ConfigurationError(
-            f"no such setting, {where}: {', '.join(hints)}; `sdqueue settings` lists them all"
-        )
+        raise ConfigurationError(f"no such setting, {where}: {', '.join(hints)}; `sdqueue settings` lists them all")
 
     def origin(self, name: str) -> str:
         """Where a value was read: ``argument``, ``environment``, ``.env``, the TOML file, or ``default``."""
@@ -246,9 +230,7 @@ class Settings(BaseSettings):
 
     def masked(self) -> dict[str, Any]:
         """All values by name, with the passwords in URLs replaced by ``***``."""
-        return {
-            name: mask(value) if name.endswith("_url") else value for name, value in self.model_dump().items()
-        }
+        return {name: mask(value) if name.endswith("_url") else value for name, value in self.model_dump().items()}
 
 
 _SECRET: Final = re.compile(r"passw|secret|token", re.IGNORECASE)
@@ -262,8 +244,7 @@ def mask(url: str) -> str:
     if not question or not _SECRET.search(query):
         return url
     pairs = [
-        (name, "***" if _SECRET.search(name) else value)
-        for name, value in parse_qsl(query, keep_blank_values=True)
+        (name, "***" if _SECRET.search(name) else value) for name, value in parse_qsl(query, keep_blank_values=True)
     ]
     return f"{base}?{urlencode(pairs, safe='*/:,')}"
 
@@ -310,9 +291,7 @@ def _problem(error: Mapping[str, Any], origins: Mapping[str, str]) -> str:
     if not error["loc"]:
         return f"  {message}"
     name = str(error["loc"][0])
-    return (
-        f"  SDQUEUE_{name.upper()} ({origins.get(name, 'default')}): {message}, got {_shown(error['input'])}"
-    )
+    return f"  SDQUEUE_{name.upper()} ({origins.get(name, 'default')}): {message}, got {_shown(error['input'])}"
 
 
 def _shown(value: object) -> str:

@@ -9,7 +9,7 @@ import re
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,10 @@ async def deadly(text, history):
 async def wordy(text, history):
     for word in ("one ", "two ", "three"):
         yield word
+
+async def slow(text, history):
+    await asyncio.sleep(0.5)
+    return f"slowly {text}"
 
 class NoAgent:
     pass
@@ -111,14 +115,14 @@ async def expect_end(process: asyncio.subprocess.Process, within: float = 20) ->
         return await process.wait()
 
 
-async def expect(condition: Callable[[], Awaitable[bool] | bool], what: str) -> None:
-    """Wait for something that another process does and does not announce."""
-    try:
-        async with asyncio.timeout(20):
-            while not (met := condition()) or (not isinstance(met, bool) and not await met):
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"did not happen: {what}") from None
+async def expect_began(place: Place, process: asyncio.subprocess.Process) -> None:
+    """Wait until the endless agent has begun a turn; it tells nobody but the file system."""
+    async with asyncio.timeout(30):
+        while not (place.folder / "began").exists():
+            if process.returncode is not None:
+                assert process.stderr is not None
+                raise AssertionError(f"the process ended: {(await process.stderr.read()).decode()}")
+            await asyncio.sleep(0.02)
 
 
 @pytest.fixture
@@ -266,7 +270,7 @@ async def test_a_first_signal_waits_for_running_turns_and_a_second_does_not(plac
     """Given a turn that never ends, one SIGTERM waits for the grace period; two do not, and the turn is not lost."""
     consumer = await place.consumer("--agent", "agents:endless", "--grace-s", "600", "--name", "one")
     await place.run("send", "u", "hello", "--id", "t1")
-    await expect((place.folder / "began").exists, "the turn began")
+    await expect_began(place, consumer)
 
     consumer.send_signal(signal.SIGTERM)
     with pytest.raises(TimeoutError):
@@ -315,6 +319,18 @@ async def test_a_process_that_dies_is_replaced(place: Place) -> None:
     assert await expect_end(pool) == 0
 
 
+async def test_the_same_on_rabbitmq_and_redis(place: Place, amqp_url: str, redis_url: str, namespace: str) -> None:
+    """Two URLs are all that changes; the client needs only the first."""
+    broker = ("--broker-url", amqp_url, "--namespace", namespace)
+    consumer = await place.consumer(*broker, "--store-url", redis_url)
+    assert (await place.run("send", "u", "my name is Ada", *broker)).code == 0
+    assert (await place.run("send", "u", "what is my name?", "--wait", *broker)).out == "Your name is Ada.\n"
+    chat = await place.run("chat", "u", *broker, "--store-url", redis_url, stdin="/state\n")
+    assert json.loads(chat.out)["agent_state"]["facts"] == {"name": "Ada"}
+    consumer.send_signal(signal.SIGINT)
+    assert await expect_end(consumer) == 0
+
+
 # Topology and doctor
 
 
@@ -346,7 +362,7 @@ async def test_doctor_finds_everything_in_order_and_leaves_nothing_behind(place:
     report = json.loads(healthy.out)
     assert (healthy.code, report["ok"]) == (0, True)
     assert [check["name"] for check in report["checks"]] == [
-        "settings", "versions", "broker", "topology", "permissions", "store", "lock", "agent",
+        "settings", "versions", "clock", "broker", "topology", "permissions", "store", "lock", "agent",
     ]  # fmt: skip
     assert list((place.folder / ".sdqueue" / "sessions.db.locks").glob("*")) == []
 
@@ -403,6 +419,17 @@ async def test_dev_answers_what_is_piped_and_remembers_it_after_a_restart(place:
     assert json.loads(bob.out.partition("\n")[2])["seq"] == 3
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+async def test_dev_ends_soon_though_a_turn_is_running(place: Place, number: signal.Signals, code: int) -> None:
+    process = await place.start("dev", "--agent", "agents:endless")
+    assert process.stdin is not None
+    process.stdin.write(b"hello\n")
+    await expect_began(place, process)
+    process.send_signal(number)
+    assert await expect_end(process, within=15) == code
+    assert "hello" in (await place.run("dev", "--agent", "agents:wordy", stdin="/state\nx\n/state\n")).out
+
+
 async def test_dev_takes_an_own_agent_and_folder(place: Place) -> None:
     env = {"SDQUEUE_BROKER_URL": "amqp://nowhere.invalid", "SDQUEUE_STORE_URL": "redis://nowhere.invalid"}
     result = await place.run("dev", "--data", "here", "--agent", "agents:wordy", stdin="x\n", env=env)
@@ -416,7 +443,7 @@ async def test_dev_answers_after_a_restart_what_was_waiting_when_it_was_killed(p
     killed = await place.start("dev", "--agent", "agents:endless")
     assert killed.stdin is not None
     killed.stdin.write(b"my name is Ada\n")
-    await expect((place.folder / "began").exists, "the turn began")
+    await expect_began(place, killed)
     killed.kill()
     await killed.wait()
 
@@ -462,6 +489,32 @@ async def test_dev_at_a_terminal(place: Place) -> None:
         assert await expect_end(process) == 130
         assert termios.tcgetattr(side) == before
         assert "level" not in shown.text
+    finally:
+        os.close(terminal)
+        os.close(side)
+
+
+async def test_a_late_reply_at_a_terminal_leaves_the_prompt_and_what_was_typed(place: Place) -> None:
+    killed = await place.start("dev", "--agent", "agents:endless")
+    assert killed.stdin is not None
+    killed.stdin.write(b"hello\n")
+    await expect_began(place, killed)
+    killed.kill()
+    await killed.wait()
+
+    terminal, side = os.openpty()
+    try:
+        streams = dict.fromkeys(("stdin", "stdout", "stderr"), side)
+        process = await place.start("dev", "--agent", "agents:slow", start_new_session=True, **streams)
+        shown = Terminal(terminal)
+        await shown.expect("dev> ")
+        shown.type("half a li")
+        await shown.expect("(dev, said earlier) slowly hello\r\n")
+        await shown.expect("dev> half a li")
+        shown.type("ne\n")
+        await shown.expect("slowly half a line")
+        shown.type("\x04")
+        assert await expect_end(process) == 0
     finally:
         os.close(terminal)
         os.close(side)

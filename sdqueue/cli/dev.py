@@ -30,6 +30,9 @@ from sdqueue.settings import Settings
 CHANNEL: Final = "dev"
 """The channel of the turns said here; its replies are kept until they were shown."""
 
+GRACE_S: Final = 2.0
+"""Seconds that a running turn gets at the end, unless told otherwise."""
+
 
 @takes_settings(*(name for name in EVERYTHING if name not in ("broker_url", "store_url", "lock_url", "metrics_port")))
 async def dev(
@@ -85,10 +88,12 @@ def _settings(given: Given, data: Path) -> Settings:
     except OSError as error:
         raise ConfigurationError(f"--data {data}: cannot be made: {error}") from None
     folder = data.absolute()
-    return Settings.load(
+    settings = Settings.load(
         **given, broker_url=f"sqlite:///{folder / 'broker.db'}", store_url=f"sqlite:///{folder / 'sessions.db'}",
         lock_url="",
     )  # fmt: skip
+    # Whoever sits before it does not want to wait: what is running is answered after the next start.
+    return settings if settings.origin("grace_s") != "default" else settings.model_copy(update={"grace_s": GRACE_S})
 
 
 async def _until_stopped(conversation: Conversation) -> None:

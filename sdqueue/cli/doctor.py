@@ -8,6 +8,7 @@ import platform
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Final
 from uuid import uuid4
@@ -23,6 +24,9 @@ from sdqueue.sessions import LockBackend, SessionRecord, SessionStore
 from sdqueue.settings import Settings, mask
 
 LIBRARIES: Final = ("sdqueue", "aio-pika", "redis", "hiredis", "pydantic", "pydantic-settings", "tenacity", "structlog")
+
+RELEASED: Final = datetime(2025, 1, 1, tzinfo=UTC)
+"""No clock that is right shows an earlier time."""
 
 CLOCK_TOLERANCE_S: Final = 2.0
 """Retention and expiry compare times of different machines; a second or two between them does no harm."""
@@ -50,7 +54,7 @@ async def doctor(
     It declares nothing that is missing. The exit code is 1 when anything fails.
     """
     settings = Settings.load(**given)
-    findings = [Finding("settings", True, "are complete and fit together"), _versions()]
+    findings = [Finding("settings", True, "are complete and fit together"), _versions(), _clock()]
     findings += await _check_broker(settings, timeout)
     findings += await _check_sessions(settings, timeout)
     findings.append(await _guarded("agent", lambda: _check_agent(settings), timeout, "see SDQUEUE_AGENT"))
@@ -79,6 +83,13 @@ def _versions() -> Finding:
             "versions", False, f"not installed: {', '.join(missing)}", "install sdqueue with pip, not by copying"
         )
     return Finding("versions", True, ", ".join(found))
+
+
+def _clock() -> Finding:
+    now = datetime.now(UTC)
+    if now < RELEASED:
+        return Finding("clock", False, f"says {now:%Y-%m-%d %H:%M} UTC, which is in the past", "run an NTP client")
+    return Finding("clock", True, f"says {now:%Y-%m-%d %H:%M:%S} UTC")
 
 
 async def _check_broker(settings: Settings, timeout: float) -> list[Finding]:

@@ -47,6 +47,13 @@ async def expect_no_process(folder: Path) -> None:
             await asyncio.sleep(0.02)
 
 
+async def expect_no_run_folder(folder: Path) -> None:
+    """The last process of a run removes its folder."""
+    async with asyncio.timeout(10):
+        while list(folder.glob("sdqueue-tests-*")):
+            await asyncio.sleep(0.02)
+
+
 # Where servers come from
 
 
@@ -190,7 +197,7 @@ async def test_a_run_says_which_server_it_uses_and_leaves_nothing(
     assert "sdqueue servers: " in result.stdout
     assert "(local instance)" in result.stdout
     await expect_no_process(tmp_path)
-    assert not list(tmp_path.glob("sdqueue-tests-*"))
+    await expect_no_run_folder(tmp_path)
 
 
 DIES = """
@@ -213,9 +220,7 @@ async def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, private_redis
     assert killed.returncode == -signal.SIGKILL, killed.stdout
     await expect_no_process(tmp_path)
     assert not Path("/proc", (tmp_path / "pid").read_text(), "exe").exists()
-    async with asyncio.timeout(10):
-        while list(tmp_path.glob("sdqueue-tests-*")):
-            await asyncio.sleep(0.02)
+    await expect_no_run_folder(tmp_path)
 
 
 # Private servers

@@ -26,7 +26,8 @@ def main() -> None:
     missing = []
     for kind in KINDS.values():
         found, tried = _source(kind)
-        print(f"{kind.name}: {found or 'not found'}" + (f" ({'; '.join(tried)})" if tried else ""), flush=True)
+        told = "; ".join(reason for reason in tried if not reason.endswith("is not set"))
+        print(f"{kind.name}: {found or 'not found'}" + (f" ({told})" if told else ""), flush=True)
         if not found:
             missing.append(kind)
     if not missing or "local" not in sources(os.environ):

@@ -155,6 +155,46 @@ async def test_a_waiter_cancelled_as_it_is_handed_the_lock_passes_it_on(
     assert line.order == ["C"]
 
 
+async def test_a_lock_that_is_free_goes_to_who_waits(
+    backends: list[RedisLockBackend], redis: Redis, namespace: str
+) -> None:
+    """The lock ended without a release, B waits for it, and C comes before B has looked: B goes first."""
+    await redis.set(KeySpace(namespace).session("k")[0], "0123456789abcdef:1", px=30_000)
+    await redis.set(KeySpace(namespace).alive(b"0123456789abcdef"), 1, px=30_000)
+    line = Line(redis, namespace)
+    await line.join("B", backends[1])
+    await redis.delete(KeySpace(namespace).session("k")[0])
+    async with backends[2].acquire("k"):
+        line.order.append("C")
+    await asyncio.gather(*line.tasks)
+    assert line.order == ["B", "C"]
+
+
+async def test_one_missing_heartbeat_is_no_death(
+    backends: list[RedisLockBackend], redis: Redis, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis was asleep, all heartbeats ended, and a waiter asks before the living have shown themselves again."""
+    answers = [-2]
+    command = backends[1]._scripts.command
+
+    def ask(*words: Any) -> asyncio.Future[Any]:
+        future = command(*words)
+        if words[0] == "PTTL" and answers:
+            future = asyncio.get_running_loop().create_future()
+            future.set_result(answers.pop())
+        return future
+
+    monkeypatch.setattr(backends[1]._scripts, "command", ask)
+    line = Line(redis, namespace)
+    async with backends[0].acquire("k"):
+        await line.join("waiter", backends[1])
+        await asyncio.sleep(0.4)
+        assert answers == []
+        line.order.append("holder")
+    await asyncio.gather(*line.tasks)
+    assert line.order == ["holder", "waiter"]
+
+
 async def test_a_waiter_that_died_is_passed_over(
     backends: list[RedisLockBackend], redis: Redis, namespace: str
 ) -> None:

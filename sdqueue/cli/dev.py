@@ -55,7 +55,7 @@ async def dev(
 
         sdqueue dev --agent mybot:make_agent
 
-        printf 'my name is Ada\\nwhat is my name?\\n' | sdqueue dev --data /tmp/try
+        printf 'my name is Ada\\nwhat is my name?\\n' | sdqueue dev --data try-out
     """
     settings = _settings(given, data)
     agent_factory = load_agent_factory(settings.agent)

@@ -28,13 +28,12 @@ def join(old: list[ChatMessage], new: list[Any]) -> tuple[list[ChatMessage], int
     return old[:same] + [own(message) for message in new[same:]], same
 
 
-def added(items: list[Any], size: int, last: ChatMessage | None) -> list[Any]:
-    """The messages after those known: so many, ending with ``last``; also where an agent has dropped the oldest."""
-    known = [own(message) for message in items]
-    if last is None or (len(items) >= size and known[size - 1] == last):
-        return items[size:]
-    at = next((i for i in reversed(range(len(items))) if known[i] == last), -1)
-    return items[at + 1 :]
+def added(items: list[Any], known: list[ChatMessage]) -> list[Any]:
+    """The messages after those that were known, also where an agent has dropped the oldest of them."""
+    if not known or (len(items) >= len(known) and own(items[len(known) - 1]) == known[-1]):
+        return items[len(known) :]
+    last = next((i for i in reversed(range(len(items))) if own(items[i]) == known[-1]), -1)
+    return items[last + 1 :]
 
 
 def own(message: Any) -> ChatMessage:

@@ -56,6 +56,7 @@ class SessionHandle:
         self._turned = False
         self._notes: list[str] = []  # taken by the agent, but not to be seen in its conversation before it answers
         self._blank = self._changed = not self.record.stored.version
+        self._shared = agent is not None  # the agent may go on to change the very objects that the session has
         self._agent: Any = None
         self._use(self._built() if agent is None else agent)
 
@@ -100,10 +101,12 @@ class SessionHandle:
         self._check_open()
         await self._end_stream()
         agent = self.agent
-        if self._take_over():
-            # This turn may yet fail, and must not have spoilt the ones before.
+        self._take_over()
+        if self._shared:
+            # This turn may fail, and must not have spoilt what the ones before have left.
             self._session.flow_state = copy.deepcopy(self._session.flow_state)
             self._agent_state = copy.deepcopy(self._agent_state)
+            self._shared = False
         self._turned = True
         self._notes.clear()
         try:
@@ -113,18 +116,22 @@ class SessionHandle:
             raise
         if not stream:
             return result
-        known = self._session.chat_ctx.items
-        self._stream = TurnStream(result, agent, text, (len(known), known[-1] if known else None))
+        self._stream = TurnStream(result, agent, text)
         return self._stream
 
     def assist(self, text: str) -> None:
         """Give the agent a system instruction that takes effect on its next turn; an empty one is ignored.
+
+        While a stream is being read, it is given when that has ended, so that it stands behind the answer.
 
         Raises:
             SessionClosed: the block has ended.
         """
         self._check_open()
         if not text:
+            return
+        if self._stream is not None and not self._stream.whole:
+            self._stream.notes.append(text)
             return
         agent = self.agent
         self._turned = self._moved
@@ -158,6 +165,8 @@ class SessionHandle:
         self._blank = self._changed = True
         self._turned = False
         self._notes.clear()
+        if self._stream is not None:
+            self._stream.notes.clear()
         self._use(self._built())
 
     def recall(self, turn_id: str) -> TurnOutcome | None:
@@ -235,10 +244,10 @@ class SessionHandle:
         """Whether the agent went on since it was last looked at, be it through this handle or called directly."""
         return self._turned or (self._agent is not None and mark(self._agent) != self._mark)
 
-    def _take_over(self) -> bool:
-        """Bring the session to where the agent is. Returns whether that was necessary."""
+    def _take_over(self) -> None:
+        """Bring the session to where the agent is."""
         if not self._moved:
-            return False
+            return
         agent, session = self._agent, self._session
         notes = [ChatMessage("system", note) for note in self._notes]
         session.chat_ctx = ChatContext([*agent.chat_ctx.items, *notes])
@@ -246,9 +255,9 @@ class SessionHandle:
         if hasattr(agent, "dump_state"):
             self._agent_state = agent.dump_state()
         self._notes.clear()
-        self._turned, self._blank, self._changed = False, False, True
+        self._turned, self._blank = False, False
+        self._changed = self._shared = True
         self._mark = mark(agent)
-        return True
 
     def _give_up(self, agent: Any) -> None:
         """Undo what this agent has done since the session was last whole: the session is, the agent is not."""
@@ -269,6 +278,8 @@ class SessionHandle:
         self._stream = None
         if not stream.whole and not stream.failed and stream.agent is self._agent:
             self._keep_heard(stream)
+        for note in stream.notes:
+            self.assist(note)
 
     def _keep_heard(self, stream: TurnStream) -> None:
         """Complete the conversation of an agent whose listener went away."""
@@ -280,7 +291,7 @@ class SessionHandle:
             self._blank, self._changed = False, True
             return
         context = agent.chat_ctx.copy()
-        roles = {message.role for message in added(context.items, *stream.known)}
+        roles = {message.role for message in added(context.items, session.chat_ctx.items)}
         missing = [] if "user" in roles else [ChatMessage("user", stream.text)]
         if said and "assistant" not in roles:
             missing.append(ChatMessage("assistant", said))

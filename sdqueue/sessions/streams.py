@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
-from sdqueue.agents import ChatMessage, StreamChunk, as_turn_result
+from sdqueue.agents import StreamChunk, as_turn_result
 from sdqueue.errors import SessionClosed
 
 
@@ -20,13 +20,13 @@ class TurnStream:
         result: what the agent's ``turn`` returned.
         agent: the agent.
         text: what was asked.
-        known: how many messages the conversation had before, and the last of them.
     """
 
-    def __init__(self, result: Any, agent: Any, text: str, known: tuple[int, ChatMessage | None]) -> None:
+    def __init__(self, result: Any, agent: Any, text: str) -> None:
         self.agent = agent
         self.text = text
-        self.known = known
+        self.notes: list[str] = []
+        """What the agent is to be told when it has ended."""
         self.said: list[str] = []
         """The pieces that were listened to."""
         self.whole = False

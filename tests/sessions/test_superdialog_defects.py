@@ -181,6 +181,25 @@ async def test_05_a_half_turn_is_not_saved_where_its_error_is_caught_inside_the_
         assert record.agent_state == {"texts": ["one", "two", "three", "four"]}
 
 
+@pytest.mark.parametrize("agent", [Lazy, Durable])
+async def test_05_a_failed_turn_of_an_agent_in_memory_spoils_nothing_that_is_saved_later(
+    agent: Any, store: InMemorySessionStore
+) -> None:
+    """Agents report the very objects that they go on to change; what was saved of them is still to be saved again."""
+    worker = worker_on(store, agent)
+    await take(worker, "one")
+    before = await store.load("s")
+    async with worker.acquire("s") as handle:
+        with pytest.raises(ModelDown):
+            await handle.turn("fail")
+        handle.session.metadata["failed"] = True
+    after = await store.load("s")
+    assert before is not None
+    assert after is not None
+    assert after.metadata == {"failed": True}
+    assert (after.flow_state, after.agent_state) == (before.flow_state, before.agent_state)
+
+
 async def test_05_a_block_whose_only_turn_failed_changes_nothing(store: InMemorySessionStore) -> None:
     worker = worker_on(store)
     await take(worker, "one")
@@ -297,10 +316,14 @@ async def test_09_a_deleted_session_stays_deleted(store: InMemorySessionStore) -
 async def test_09_a_session_deleted_during_a_turn_is_not_brought_back(store: InMemorySessionStore) -> None:
     worker = worker_on(store)
     await take(worker, "one")
-    with pytest.raises(VersionConflict):
+
+    async def turn_and_delete() -> None:
         async with worker.acquire("s") as handle:
             await handle.turn("two")
             await store.delete("s")
+
+    with pytest.raises(VersionConflict):
+        await turn_and_delete()
     assert await said(store) is None
 
 

@@ -123,6 +123,20 @@ async def test_the_bytes_of_a_save_do_not_grow_with_the_conversation(
         assert await store.load(f"s-{size}") == record
 
 
+async def test_an_outcome_that_is_replaced_costs_no_other_its_replies(store: RedisSessionStore) -> None:
+    """The old one is taken out of the list: trimmed by number, the list would lose its oldest instead."""
+    record = SessionRecord()
+    for turn_id in ("a", "b", "c"):
+        end(record, turn_id, "first")
+    await store.save("s", record)
+    end(record, "b", "second", at=1_001.0)
+    await store.save("s", record)
+    loaded = await store.load("s")
+    assert loaded is not None
+    assert list(loaded.turns.outcomes.values()) == list(record.turns.outcomes.values())
+    assert list(loaded.turns.outcomes) == ["a", "c", "b"]
+
+
 async def test_missing_messages_are_written_again(store: RedisSessionStore, redis: Redis, namespace: str) -> None:
     """Redis dropped the history (eviction) behind the back of a process that knows it: the save writes it whole."""
     record = make_record(["one", "two"])

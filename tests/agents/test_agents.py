@@ -16,6 +16,7 @@ from sdqueue.agents import (
     ChatContext,
     ChatMessage,
     DurableAgent,
+    FlowState,
     FunctionAgent,
     MemoAgent,
     StreamChunk,
@@ -295,6 +296,16 @@ def test_a_copied_conversation_is_independent() -> None:
     two.append(ChatMessage("assistant", "hello"))
     assert (len(one.items), len(two.items)) == (1, 2)
     assert one != two
+
+
+def test_a_machine_gets_a_position_of_its_own() -> None:
+    """superdialog's machines load a state by asking it to apply itself to their context."""
+    state = FlowState("n1", {"name": "Ada"}, {"n1": {"a": 1}}, {"n1": True}, {"n1": 2}, [{"to": "n1"}])
+    context = SimpleNamespace(other="stays")
+    assert state.apply_to(context) is context
+    context.userdata["name"] = context.node_slots["n1"]["a"] = context.transition_log[0]["to"] = "changed"
+    assert state == FlowState("n1", {"name": "Ada"}, {"n1": {"a": 1}}, {"n1": True}, {"n1": 2}, [{"to": "n1"}])
+    assert (context.current_node_id, context.visit_count, context.other) == ("n1", {"n1": 2}, "stays")
 
 
 async def test_each_task_sees_the_turn_that_it_answers() -> None:

@@ -118,7 +118,6 @@ class Consumer:
                     await self._drain()
                 finally:
                     # Not reached by a clean stop with anything left: for cancellation and for a dead side task.
-                    self._mailboxes.close()
                     await self._mailboxes.cancel()
                     for task in side:
                         task.cancel()

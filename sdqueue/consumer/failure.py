@@ -62,11 +62,13 @@ class IsolatedAgentError(AgentError):
 
     Parameters:
         description: what it raised.
+        reason: the slug of that.
         transient: whether trying again may help.
     """
 
-    def __init__(self, description: str, *, transient: bool) -> None:
+    def __init__(self, description: str, *, reason: str = "agent-failed", transient: bool) -> None:
         super().__init__(description)
+        self.reason = reason
         self.transient = transient
 
 
@@ -85,7 +87,7 @@ class AgentGaveUp(SdqueueError):
 def reason_of(error: BaseException) -> str:
     """The slug of a failure, for filters and metrics."""
     match error:
-        case InvalidTurn():
+        case InvalidTurn() | IsolatedAgentError():
             return error.reason
         case Poisonous():
             return "poison"

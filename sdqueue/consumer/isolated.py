@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from sdqueue.agents import TurnContext, as_turn_result, load_agent_factory, set_current_turn
-from sdqueue.consumer.failure import describe
+from sdqueue.consumer.failure import describe, reason_of
 from sdqueue.consumer.retry import is_transient, retry_after
 from sdqueue.sessions import InMemorySessionStore, SessionWorker
 from sdqueue.sessions.codec import decode, encode
@@ -28,7 +28,7 @@ async def answer(request: dict[str, Any]) -> str:
     """Run the turn of a request.
 
     Returns:
-        JSON with ``record`` and ``result``; or ``timeout``; or ``error``, ``transient`` and ``retry_after_s``.
+        JSON with ``record`` and ``result``, or ``timeout``, or ``error`` with ``reason``, ``transient``, ``retry_after_s``.
     """
     clock = asyncio.timeout(request["timeout"])
     try:
@@ -40,6 +40,7 @@ async def answer(request: dict[str, Any]) -> str:
         return json.dumps(
             {
                 "error": describe(error),
+                "reason": reason_of(error),
                 "transient": is_transient(error),
                 "retry_after_s": retry_after(error, now=time.time()),
             }

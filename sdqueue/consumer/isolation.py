@@ -20,7 +20,7 @@ from sdqueue.sessions.codec import decode, encode
 AT_ONCE: Final = 2
 """Child processes at a time: a crash makes suspects of hundreds of innocent turns."""
 
-START_S: Final = 20.0
+START_S = 20.0
 """Seconds on top of the turn's own for Python to start and the agent to be imported."""
 
 _ASKED_TO_END: Final = (-signal.SIGTERM, -signal.SIGINT)
@@ -34,12 +34,10 @@ class Isolation:
 
     Parameters:
         agent: the agent's name for :func:`~sdqueue.agents.load_agent_factory`; ``None`` where it has none.
-        start_s: seconds on top of a turn's own for the child to start.
     """
 
-    def __init__(self, agent: str | None, *, start_s: float = START_S) -> None:
+    def __init__(self, agent: str | None) -> None:
         self._agent = agent
-        self._start_s = start_s
         self._places = asyncio.Semaphore(AT_ONCE)
 
     async def run(self, handle: SessionHandle, work: Work, *, timeout: float) -> TurnResult:
@@ -72,8 +70,8 @@ class Isolation:
         match answer:
             case {"timeout": True}:
                 raise AgentFailed(_late(timeout))
-            case {"error": str(error), "transient": bool(transient), "retry_after_s": retry_after_s}:
-                raise AgentFailed(IsolatedAgentError(error, transient=transient), retry_after_s)
+            case {"error": error, "reason": reason, "transient": transient, "retry_after_s": retry_after_s}:
+                raise AgentFailed(IsolatedAgentError(error, reason=reason, transient=transient), retry_after_s)
         handle.adopt(_Settled(decode(answer["record"])))
         return as_turn_result(answer["result"])
 
@@ -88,7 +86,7 @@ class Isolation:
             )
             late = False
             try:
-                async with asyncio.timeout(timeout + self._start_s):
+                async with asyncio.timeout(timeout + START_S):
                     await child.communicate(json.dumps(request).encode())
             except TimeoutError:
                 late = True

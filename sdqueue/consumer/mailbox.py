@@ -86,7 +86,8 @@ class Mailboxes:
             await self._idle.setdefault(generation, asyncio.Event()).wait()
 
     async def cancel(self) -> None:
-        """Cancel everything that runs and wait for it to end."""
+        """Cancel everything that runs and wait for it to end; nothing starts from now on."""
+        self.close()
         tasks = [box.task for box in self._boxes.values() if box.task is not None]
         for task in tasks:
             task.cancel()

@@ -72,6 +72,28 @@ class TurnPipeline:
         if work.delivery.queue != topology.partition_queue(partition_of(turn.session_id, topology.partitions)):
             return self._elsewhere(work)
         work.seconds_left = min(turn.deadline_s or self._options.turn_timeout_s, self._options.turn_timeout_s)
+        try:
+            return await self._until_decided(work, turn)
+        except Stopped as stopped:
+            return self._superseded(work, turn, stopped)
+        except AgentFailed as failed:
+            return self._dead(work, failed.cause)
+        except SessionError as error:
+            return self._dead(work, error)
+
+    async def _until_decided(self, work: Work, turn: InboundTurn) -> Settlement:
+        """Attempt the turn until it ends in one way or the other."""
+        try:
+            return await self._attempt(work, turn)
+        except (AgentFailed, SessionError) as error:
+            failures = [error]
+
+        async def attempt() -> Settlement:
+            # The retrying begins after the first failure: nearly all turns end without, and need none of it.
+            if failures:
+                raise failures.pop()
+            return await self._attempt(work, turn)
+
         retrying = AsyncRetrying(
             retry=retry_if_exception(partial(self._is_worth_another, work)),
             wait=self._wait,
@@ -79,14 +101,7 @@ class TurnPipeline:
             sleep=work.pause,
             reraise=True,
         )
-        try:
-            return await retrying(self._attempt, work, turn)
-        except Stopped as stopped:
-            return self._superseded(work, turn, stopped)
-        except AgentFailed as failed:
-            return self._dead(work, failed.cause)
-        except SessionError as error:
-            return self._dead(work, error)
+        return await retrying(attempt)
 
     async def _attempt(self, work: Work, turn: InboundTurn) -> Settlement:
         failed: Stopped | AgentFailed | None = None

@@ -1,0 +1,144 @@
+"""An agent that does what it is told, for tests with real processes; as a module, a consumer with it on SQLite."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+from sdqueue.agents import ChatContext, ChatMessage, TurnResult
+from sdqueue.brokers.broker import Message
+from sdqueue.brokers.sqlite import SQLiteBroker
+from sdqueue.brokers.topology import Topology
+from sdqueue.consumer import Consumer, ConsumerOptions
+from sdqueue.sessions import FileLockBackend, SessionRecord, SessionWorker, SQLiteSessionStore
+
+AGENT = "tests.consumer.acting:Acting"
+
+
+class Acting:
+    """Answers with the number of the message in its session and the process that answered."""
+
+    def __init__(self) -> None:
+        self.chat_ctx = ChatContext()
+        self._heard = 0
+
+    def load_chat_ctx(self, ctx: ChatContext) -> None:
+        self.chat_ctx = ctx
+
+    def dump_state(self) -> dict[str, int]:
+        return {"heard": self._heard}
+
+    def load_state(self, state: dict[str, int]) -> None:
+        self._heard = state["heard"]
+
+    async def turn(self, text: str, *, stream: bool = False) -> Any:
+        word, _, rest = text.partition(" ")
+        act: Callable[[str], Awaitable[Any]] | None = getattr(self, f"_{word}", None)
+        if act is not None and (result := await act(rest)) is not True:
+            return result
+        self._heard += 1
+        answer = f"{self._heard}. {text} in {os.getpid()}"
+        self.chat_ctx.append(ChatMessage("user", text))
+        self.chat_ctx.append(ChatMessage("assistant", answer))
+        return answer
+
+    async def _die(self, code: str) -> None:
+        os._exit(int(code))
+
+    async def _signal(self, number: str) -> None:
+        os.kill(os.getpid(), int(number))
+
+    async def _raise(self, _: str) -> None:
+        raise ValueError("on purpose")
+
+    async def _exit(self, _: str) -> None:
+        sys.exit(5)
+
+    async def _cancelled(self, _: str) -> None:
+        raise asyncio.CancelledError
+
+    async def _nonsense(self, _: str) -> None:
+        return None
+
+    async def _object(self, _: str) -> TurnResult:
+        return TurnResult("x", metadata={"o": object()})
+
+    async def _sleep(self, _: str) -> None:
+        await asyncio.Event().wait()
+
+    async def _block(self, _: str) -> None:
+        time.sleep(60)
+
+    async def _slowly(self, _: str) -> bool:
+        await asyncio.sleep(0.05)
+        return True
+
+    async def _print(self, text: str) -> bool:
+        print(text, flush=True)
+        return True
+
+    async def _once(self, marker: str) -> bool:
+        if not Path(marker).exists():
+            Path(marker).touch()
+            raise ConnectionError("the first time")
+        return True
+
+    async def _hold(self, marker: str) -> bool:
+        """Say who it is, and wait to be let go."""
+        path = Path(marker)
+        path.with_suffix(".part").write_text(str(os.getpid()))
+        path.with_suffix(".part").rename(path)
+        while not path.with_name(f"{path.name}.go").exists():
+            await asyncio.sleep(0.02)
+        return True
+
+
+class MortalStore(SQLiteSessionStore):
+    """Kills its process at a point that the environment names."""
+
+    async def load(self, session_id: str) -> SessionRecord | None:
+        die_at("delivery")
+        return await super().load(session_id)
+
+    async def begin(self, session_id: str, turn_id: str) -> int:
+        begun = await super().begin(session_id, turn_id)
+        die_at("acquire")
+        return begun
+
+    async def save(self, session_id: str, record: SessionRecord) -> None:
+        die_at("agent")
+        await super().save(session_id, record)
+        die_at("save")
+
+
+class MortalBroker(SQLiteBroker):
+    """The same."""
+
+    async def publish(self, exchange: str, routing_key: str, message: Message, *, timeout: float = 10.0) -> None:
+        await super().publish(exchange, routing_key, message, timeout=timeout)
+        die_at("reply confirmed")
+
+
+def die_at(point: str) -> None:
+    if os.environ.get("DIE_AT") == point:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def consume(folder: Path, topology: Topology) -> None:
+    store = MortalStore(folder / "sessions.db")
+    worker = SessionWorker(agent_factory=Acting, store=store, lock_backend=FileLockBackend(folder / "locks"))
+    async with MortalBroker(topology, folder / "broker.db") as broker:
+        consumer = Consumer(broker, worker, ConsumerOptions(agent=AGENT, grace_s=1))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, consumer.stop)
+        await consumer.run()
+    await store.aclose()
+
+
+if __name__ == "__main__":
+    asyncio.run(consume(Path(sys.argv[1]), Topology("poison", partitions=1)))

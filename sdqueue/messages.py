@@ -190,7 +190,7 @@ class OutboundReply(WireModel):
 
     The id is a function of the turn's (``<turn id>:<n>``), so a repeat can be recognised anywhere. ``n`` is 0 for
     the reply that ends the turn, and counts how often the turn was replayed from the dead letters.
-    Deltas are ``<turn id>:<n>.<attempt>.<index>``.
+    Deltas are ``<turn id>:<n>.<attempt>.<index>``, with a random word for the attempt.
     """
 
     id: str = Field(description="Names the reply for good; equal for every repeat of it.")

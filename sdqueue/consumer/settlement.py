@@ -89,8 +89,8 @@ class Settler:
             session_id=work.session_id if work.turn else "",
             turn_id=work.turn_id,
             seconds=time.monotonic() - work.arrived,
-            reason=settlement.letter.reason if settlement.letter else "",
-            by=settlement.by or "",
+            letter=settlement.letter,
+            by=settlement.by,
         )
 
     async def _reply(self, work: Work, settlement: Settlement) -> None:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import structlog
 
+from sdqueue.messages import DeadTurn
 from sdqueue.observe.observer import Observer
 
 
@@ -46,12 +47,16 @@ class LogObserver(Observer):
         self._log: Any = structlog.get_logger().bind(consumer=consumer)
 
     def turn_settled(
-        self, *, state: str, session_id: str, turn_id: str, seconds: float, reason: str = "", by: str = ""
+        self, *, state: str, session_id: str, turn_id: str, seconds: float, letter: DeadTurn | None, by: str | None
     ) -> None:
-        """One line a turn: a warning for a dead one."""
-        write = self._log.warning if state == "dead" else self._log.debug
-        more = {name: value for name, value in (("reason", reason), ("by", by)) if value}
-        write("turn settled", state=state, session=session_id, turn=turn_id, seconds=round(seconds, 3), **more)
+        """One line a turn: debug, and for a dead one a warning with the error and where it was raised."""
+        event = {"session": session_id, "turn": turn_id, "seconds": round(seconds, 3)}
+        if letter is not None:
+            self._log.warning("turn dead", reason=letter.reason, error=letter.error, trace=letter.trace, **event)
+        elif by is not None:
+            self._log.debug(f"turn {state}", by=by, **event)
+        else:
+            self._log.debug(f"turn {state}", **event)
 
     def turn_retried(self, *, session_id: str, turn_id: str, attempt: int, delay_s: float, error: str) -> None:
         """A warning."""

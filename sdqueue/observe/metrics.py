@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
+from sdqueue.messages import DeadTurn
 from sdqueue.observe.observer import Observer
 
 
@@ -50,13 +51,13 @@ class MetricsObserver(Observer):
             self._anonymous.inc()
 
     def turn_settled(
-        self, *, state: str, session_id: str, turn_id: str, seconds: float, reason: str = "", by: str = ""
+        self, *, state: str, session_id: str, turn_id: str, seconds: float, letter: DeadTurn | None, by: str | None
     ) -> None:
         """Count it by state."""
         self._settled.labels(state).inc()
         self._seconds.observe(seconds)
-        if reason:
-            self._dead.labels(reason).inc()
+        if letter is not None:
+            self._dead.labels(letter.reason).inc()
 
     def turn_retried(self, *, session_id: str, turn_id: str, attempt: int, delay_s: float, error: str) -> None:
         """Count it."""

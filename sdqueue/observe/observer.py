@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from sdqueue.messages import DeadTurn
+
 
 class Observer:
     """Hears what happens; every method does nothing here and may be overridden.
@@ -15,11 +17,11 @@ class Observer:
         """A delivery was read. ``anonymous``: it has no id, so the duplicate guarantee does not cover it."""
 
     def turn_settled(
-        self, *, state: str, session_id: str, turn_id: str, seconds: float, reason: str = "", by: str = ""
+        self, *, state: str, session_id: str, turn_id: str, seconds: float, letter: DeadTurn | None, by: str | None
     ) -> None:
         """A delivery has its final state, ``seconds`` after it arrived here.
 
-        ``reason`` is a dead turn's, ``by`` the id of the turn that superseded it.
+        ``letter`` says why a turn is dead, ``by`` is the id of the turn that superseded it.
         """
 
     def turn_retried(self, *, session_id: str, turn_id: str, attempt: int, delay_s: float, error: str) -> None:

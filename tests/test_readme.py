@@ -1,0 +1,91 @@
+"""The README is tried, not only read: its code runs, and what it names exists."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sdqueue
+from sdqueue.consumer import Consumer, ConsumerOptions
+from sdqueue.settings import Settings
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+BOT, CLIENT, WORKER = PYTHON
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder with the README's agent in it."""
+    (tmp_path / "bot.py").write_text(BOT)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "bot", raising=False)
+    for name in [n for n in os.environ if n.startswith("SDQUEUE_") and not n.startswith("SDQUEUE_TEST_")]:
+        monkeypatch.delenv(name)
+    return tmp_path
+
+
+async def test_the_dev_conversation_goes_as_shown(project: Path) -> None:
+    """What follows the prompt in the README is typed, and what the README shows is answered."""
+    shown = re.search(r"\$ sdqueue dev [^\n]*\n(.*?)```", README, re.DOTALL)
+    assert shown
+    lines = shown[1].splitlines()
+    typed = "".join(line.removeprefix("dev> ") + "\n" for line in lines if line.startswith("dev> "))
+    answers = [line for line in lines if not line.startswith("dev> ")]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "sdqueue.cli", "dev", "--agent", "bot:answer", cwd=project,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+
+    async with asyncio.timeout(30):
+        output, _ = await process.communicate(typed.encode())
+
+    assert process.returncode == 0
+    assert output.decode().splitlines() == answers
+
+
+async def test_the_client_code_runs(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As it stands, against a consumer with the README's agent on the default backends."""
+    settings = Settings.load(agent="bot:answer")
+    async with sdqueue.open_broker(settings) as broker:
+        await broker.apply()
+        worker = sdqueue.SessionWorker(agent_factory=sdqueue.load_agent_factory(settings.agent))
+        async with Consumer(broker, worker, ConsumerOptions.from_settings(settings)), asyncio.timeout(30):
+            found = await _run(CLIENT)
+
+    assert found["reply"].text.startswith("You said")
+    assert "final You said 'tell me more'" in capsys.readouterr().out
+
+
+async def test_the_session_layer_code_runs(project: Path) -> None:
+    """Without a broker."""
+    found = await _run(WORKER)
+
+    assert found["result"].text == "You said 'hello'."
+
+
+def test_every_setting_and_file_it_names_exists() -> None:
+    """Links lead somewhere, and environment variables are settings or switches of the tests."""
+    root = Path(__file__).parent.parent
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
+    variables = set(re.findall(r"SDQUEUE_[A-Z_]*[A-Z]", README)) - {"SDQUEUE_TEST_AMQP_URL", "SDQUEUE_TEST_REDIS_URL"}
+
+    assert [link for link in links if not (root / link).exists()] == []
+    assert {v for v in variables if v.removeprefix("SDQUEUE_").lower() not in Settings.model_fields} == set()
+
+
+async def _run(code: str) -> dict[str, Any]:
+    """Run code that awaits at its top level, and return its names."""
+    names: dict[str, Any] = {}
+    body = textwrap.indent(code + "\nreturn locals()", "    ")
+    exec("async def snippet():\n" + body, names)
+    found: dict[str, Any] = await names["snippet"]()
+    return found

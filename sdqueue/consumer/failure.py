@@ -26,7 +26,8 @@ _SECRETS: Final = (
     (re.compile(r"\b(sk|xox[abeprs]|gh[pousr]|AKIA|whsec)[-_]?[\w-]{8,}"), r"\1***"),
     (
         re.compile(
-            r"(?i)\b(api[-_]?key|token|secret|passw(?:or)?d|authorization)(['\"]?\s*[=:]\s*['\"]?)[^\s'\",;&}]+"
+            r"(?i)((?:(?:api|access)[-_]?key|token(?!s)|secret|passw(?:or)?d|authorization)[\w-]*)"
+            r"(['\"]?\s*[=:]\s*['\"]?)[^\s'\",;&}]+"
         ),
         r"\1\2***",
     ),

@@ -28,7 +28,8 @@ async def answer(request: dict[str, Any]) -> str:
     """Run the turn of a request.
 
     Returns:
-        JSON with ``record`` and ``result``, or ``timeout``, or ``error`` with ``reason``, ``transient``, ``retry_after_s``.
+        JSON with ``record`` and ``result``; or with ``timeout``; or with ``error``, ``reason``, ``transient`` and
+        ``retry_after_s``.
     """
     clock = asyncio.timeout(request["timeout"])
     try:

@@ -21,11 +21,14 @@ def join(old: list[ChatMessage], new: list[Any]) -> tuple[list[ChatMessage], int
         RecordError: something in it is no message.
     """
     size = same = min(len(old), len(new))
-    # Both sides hold the same frozen objects in the common case, and lists compare identity first.
-    if new[:size] != old[:size]:
-        ours = [own(message) for message in new[:size]]
-        same = next((i for i in range(size) if ours[i] != old[i]), size)
-    return old[:same] + [own(message) for message in new[same:]], same
+    items = old[:size]
+    # Both sides hold the same frozen objects in the common case, and lists compare identity first: the length of the
+    # history hardly counts, as long as it is copied no more often than here.
+    if new[:size] != items:
+        same = next((i for i in range(size) if own(new[i]) != items[i]), size)
+        del items[same:]
+    items.extend(own(message) for message in new[same:])
+    return items, same
 
 
 def added(items: list[Any], known: list[ChatMessage]) -> list[Any]:

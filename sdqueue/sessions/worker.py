@@ -160,7 +160,7 @@ class SessionWorker:
             record = current.record if current is not None and current is known else await self._store.load(session_id)
         agent = None
         if record is None:
-            record = SessionRecord(metadata=copy.deepcopy(init.metadata) if init else {})
+            record = SessionRecord(metadata=init.metadata if init else {})
         elif current is not None and _same(current.record, record):
             record, agent = current.record, current.agent
         session = Session(session_id, record.chat_ctx.copy(), record.flow_state, copy.deepcopy(record.metadata))

@@ -197,6 +197,22 @@ async def test_a_turn_of_the_agent_itself_is_saved(store: InMemorySessionStore) 
     assert record.flow_state.current_node_id == "n1"
 
 
+async def test_a_turn_of_an_agent_that_remembers_little_is_seen(store: InMemorySessionStore) -> None:
+    """Its conversation has as many messages as before."""
+
+    class Short(Plain):
+        async def turn(self, text: str, *, stream: bool = False) -> Any:
+            result = await super().turn(text)
+            del self.chat.items[:-2]
+            return result
+
+    worker = SessionWorker(agent_factory=Short, store=store)
+    for text in ("one", "two"):
+        async with worker.acquire("s") as handle:
+            await handle.agent.turn(text)
+    assert await said(store) == [("user", "two"), ("assistant", "2: two")]
+
+
 async def test_what_is_done_to_the_agent_after_its_turn_is_saved(store: InMemorySessionStore) -> None:
     async with SessionWorker(agent_factory=Lazy, store=store).acquire("s") as handle:
         await handle.turn("one")
@@ -296,11 +312,16 @@ async def test_reset_after_a_turn_begins_anew_and_keeps_metadata_and_outcomes(
         assert record.flow_state.userdata == {"texts": ["again"]}
 
 
-async def test_reset_while_a_stream_is_open_forgets_that_too(store: InMemorySessionStore) -> None:
-    worker = SessionWorker(agent_factory=Plain, store=store)
+@pytest.mark.parametrize("read", [True, False])
+@pytest.mark.parametrize("agent", KINDS)
+async def test_reset_while_a_stream_is_open_forgets_that_too(
+    agent: Any, read: bool, store: InMemorySessionStore
+) -> None:
+    worker = SessionWorker(agent_factory=agent, store=store)
     async with worker.acquire("s") as handle:
-        async for _ in await handle.turn("one", stream=True):
-            break
+        stream = await handle.turn("one", stream=True)
+        if read:
+            await anext(stream)
         handle.reset()
     assert await said(store) == []
     await take(worker, "again")

@@ -62,9 +62,11 @@ async def test_01_an_agent_of_a_deleted_session_does_not_answer_the_next_one_of_
     a, b = worker_on(store), worker_on(store)
     await take(a, "secret")
     await store.delete("s")
-    await take(b, "hello")
+    async with b.acquire("s") as handle:
+        await handle.turn("hello")
+        await handle.turn("hello?")
     await take(a, "who am I?")
-    assert await said(store) == dialog("hello", "who am I?")
+    assert await said(store) == dialog("hello", "hello?", "who am I?")
 
 
 async def test_02_eviction_writes_nothing() -> None:

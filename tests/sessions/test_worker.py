@@ -525,6 +525,14 @@ async def test_beginnings_are_counted_until_the_turn_ends(store: LookingStore) -
     assert await store.begin("s", "t") == 1
 
 
+async def test_a_block_that_changes_nothing_takes_its_beginning_back(store: LookingStore) -> None:
+    worker = SessionWorker(agent_factory=Plain, store=store)
+    await take(worker, "one")
+    for _ in range(3):
+        async with worker.acquire("s", turn_id="t") as handle:
+            assert handle.begun == 1
+
+
 async def test_a_store_that_cannot_count_says_one() -> None:
     class Small:
         def __init__(self) -> None:

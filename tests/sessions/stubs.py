@@ -13,7 +13,16 @@ from types import TracebackType
 from typing import Any
 
 from sdqueue.agents import ChatContext, ChatMessage, FlowState, StreamChunk, TurnResult
-from sdqueue.sessions import AsyncioLockBackend, Held, InMemorySessionStore, SessionRecord, SessionStore, SessionWorker
+from sdqueue.sessions import (
+    AsyncioLockBackend,
+    Held,
+    InMemorySessionStore,
+    Retention,
+    SessionRecord,
+    SessionStore,
+    SessionWorker,
+    TurnOutcome,
+)
 
 
 class ModelDown(Exception):
@@ -306,3 +315,14 @@ async def take(worker: SessionWorker, *texts: str, session_id: str = "s") -> Non
     for text in texts:
         async with worker.acquire(session_id) as handle:
             await handle.turn(text)
+
+
+async def take_named(worker: SessionWorker, text: str, *, stream: bool = False) -> None:
+    """Take the turn with the id ``t`` and remember its outcome, as a consumer does."""
+    async with worker.acquire("s", turn_id="t") as handle:
+        if stream:
+            async for _ in await handle.turn(text, stream=True):
+                pass
+        else:
+            await handle.turn(text)
+        handle.remember(TurnOutcome("t", 0.0, ("reply",)), Retention())

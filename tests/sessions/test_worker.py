@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sdqueue.errors import LockLost, StoreUnavailable, VersionConflict
+from sdqueue.errors import LockLost, VersionConflict
 from sdqueue.sessions import (
     AsyncioLockBackend,
     FileLockBackend,
@@ -24,16 +24,13 @@ from sdqueue.sessions import (
 from sdqueue.sessions.lease import StoreAndLock
 from tests.sessions.stubs import (
     KINDS,
-    Breaking,
-    BreakingLocks,
-    BreakingStore,
-    FailingStore,
     LookingStore,
     ModelDown,
     Plain,
     dialog,
     said,
     take,
+    take_named,
 )
 
 
@@ -332,139 +329,6 @@ async def test_a_lost_lock_saves_nothing(store: LookingStore) -> None:
     assert worker.cache_size == 0
 
 
-# Interrupted anywhere
-
-
-class Tripping(Plain):
-    """Suspends within its turn, before and after the model's answer, and when it is asked for its state."""
-
-    breaking: Breaking
-
-    async def turn(self, text: str, *, stream: bool = False) -> Any:
-        if stream:
-            return self._tripping(text)
-        await self.breaking.point("before turn")
-        result = await super().turn(text)
-        await self.breaking.point("after turn")
-        return result
-
-    async def _tripping(self, text: str) -> AsyncIterator[Any]:
-        async for chunk in await super().turn(text, stream=True):
-            await self.breaking.point("before chunk")
-            yield chunk
-            await self.breaking.point("after chunk")
-
-
-async def _one_turn(worker: SessionWorker, text: str, *, stream: bool) -> None:
-    async with worker.acquire("s", turn_id="t") as handle:
-        if stream:
-            async for _ in await handle.turn(text, stream=True):
-                pass
-        else:
-            await handle.turn(text)
-        handle.remember(TurnOutcome("t", 0.0, ("reply",)), Retention())
-
-
-def _raise() -> None:
-    raise StoreUnavailable("gone")
-
-
-@pytest.mark.parametrize("warm", [True, False])
-@pytest.mark.parametrize("stream", [True, False])
-@pytest.mark.parametrize("how", [None, _raise], ids=["cancel", "raise"])
-async def test_wherever_a_turn_is_interrupted_the_record_stays_whole(how: Any, stream: bool, warm: bool) -> None:
-    """Interrupted at the n-th suspension, for every n: nothing of the turn is stored, or all of it.
-
-    Then the lock is free, and the next turn knows exactly what is stored.
-    """
-    hits = []
-    for at in range(1, 100):
-        inner = InMemorySessionStore()
-        breaking = Breaking()
-        locks = BreakingLocks(breaking)
-        Tripping.breaking = breaking
-        worker = SessionWorker(agent_factory=Tripping, store=BreakingStore(inner, breaking), lock_backend=locks)
-        await take(worker if warm else SessionWorker(agent_factory=Plain, store=inner), "one")
-        breaking.passed, breaking.at, breaking._how = 0, at, how
-
-        result = (await asyncio.gather(_one_turn(worker, "two", stream=stream), return_exceptions=True))[0]
-
-        stored = await said(inner)
-        record = await inner.load("s")
-        assert record is not None
-        if not breaking.hit:
-            assert result is None
-            break
-        hits.append(breaking.hit)
-        assert isinstance(result, StoreUnavailable if how else asyncio.CancelledError), breaking.hit
-        saved = breaking.hit in ("after save", "before release", "after release")
-        assert stored == (dialog("one", "two") if saved else dialog("one")), breaking.hit
-        assert (record.turns.get("t") is not None) == saved, breaking.hit
-        assert locks.inner.entries == 0, breaking.hit
-        assert not worker._in_use, breaking.hit
-        idle = worker._cache.get("s")
-        assert idle is None or idle.record == record, breaking.hit
-        breaking.at = 0
-        await take(worker, "next")
-        assert await said(inner) == dialog("one", *(["two"] if saved else []), "next"), breaking.hit
-    expected = {f"{when} {what}" for when in ("before", "after") for what in ("lock", "load", "begin", "save")}
-    assert expected <= set(hits)
-    assert {"before release", "after release", f"before {'chunk' if stream else 'turn'}"} <= set(hits)
-
-
-async def test_a_second_error_while_cleaning_up_does_not_hide_the_first() -> None:
-    """Given a turn that fails, and a store that is away when its beginning is to be taken back."""
-    store = InMemorySessionStore()
-
-    async def away(session_id: str, turn_id: str) -> None:
-        raise StoreUnavailable("away")
-
-    store.rewind = away  # type: ignore[method-assign]
-    worker = SessionWorker(agent_factory=Plain, store=store)
-
-    async def fail() -> None:
-        async with worker.acquire("s", turn_id="t") as handle:
-            await handle.turn("fail")
-
-    with pytest.raises(ModelDown) as caught:
-        await fail()
-    assert "away" in caught.value.__notes__[0]
-
-
-async def test_an_error_of_an_agents_cleaning_up_does_not_hide_the_first(store: LookingStore) -> None:
-    class Unclean(Plain):
-        async def _stream(self, text: str, answer: str) -> AsyncIterator[Any]:
-            try:
-                async for chunk in super()._stream(text, answer):
-                    yield chunk
-            finally:
-                raise OSError("cannot hang up")
-
-    worker = SessionWorker(agent_factory=Unclean, store=store)
-
-    async def fail() -> None:
-        async with worker.acquire("s") as handle:
-            async for _ in await handle.turn("one", stream=True):
-                raise ModelDown("in the block")
-
-    with pytest.raises(ModelDown) as caught:
-        await fail()
-    assert "cannot hang up" in caught.value.__notes__[0]
-    assert await said(store) is None
-
-
-async def test_a_failing_save_does_not_count_as_saved() -> None:
-    store = FailingStore()
-    worker = SessionWorker(agent_factory=Plain, store=store)
-    store.fault = StoreUnavailable("away")
-    for _ in range(3):
-        with pytest.raises(StoreUnavailable):
-            await _one_turn(worker, "one", stream=False)
-    store.fault = None
-    async with worker.acquire("s", turn_id="t") as handle:
-        assert handle.begun == 1
-
-
 # Turns that are remembered and counted
 
 
@@ -518,7 +382,7 @@ async def test_beginnings_are_counted_until_the_turn_ends(store: LookingStore) -
     assert await store.begin("s", "t") == 1  # a process died here
     for _ in range(2):
         with pytest.raises(ModelDown):
-            await _one_turn(worker, "fail", stream=False)
+            await take_named(worker, "fail")
     async with worker.acquire("s", turn_id="t") as handle:
         assert handle.begun == 2
         handle.remember(TurnOutcome("t", 1.0, ()), Retention())
@@ -550,7 +414,7 @@ async def test_a_store_that_cannot_count_says_one() -> None:
     worker = SessionWorker(agent_factory=Plain, store=Small())
     for _ in range(2):
         with pytest.raises(ModelDown):
-            await _one_turn(worker, "fail", stream=False)
+            await take_named(worker, "fail")
     async with worker.acquire("s", turn_id="t") as handle:
         assert handle.begun == 1
         await handle.turn("one")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -104,7 +103,6 @@ class TurnPipeline:
         return await retrying(attempt)
 
     async def _attempt(self, work: Work, turn: InboundTurn) -> Settlement:
-        failed: Stopped | AgentFailed | None = None
         seconds_left = work.seconds_left
         try:
             with agents_code():
@@ -112,23 +110,16 @@ class TurnPipeline:
                     past = handle.recall(work.turn_id)
                     if past is not None:
                         return Settlement(State.DUPLICATE, past.replies or ())
-                    work.forget_spent(_spent(handle))
+                    work.forget_spent(lambda by: handle.recall(by) is not None)
                     work.check_stopped()
-                    try:
-                        body = await self._perform(work, turn, handle)
-                    except (Stopped, AgentFailed) as error:
-                        failed = error
-                        raise
+                    body = await self._perform(work, turn, handle)
                     handle.remember(TurnOutcome(work.turn_id, time.time(), (body,)), self._options.retention)
-        except (SessionError, Stopped, AgentFailed) as error:
-            # Giving the session back may fail too (a stream that will not close, a store that is away); what the
-            # turn itself failed of is what counts.
-            error = failed or error
-            if isinstance(error, AgentFailed):
-                work.failures += 1
-            else:
-                work.seconds_left = seconds_left  # an attempt that could not be saved is none
-            raise error  # noqa: TRY201 -- it may be another one
+        except AgentFailed:
+            work.failures += 1
+            raise
+        except SessionError:
+            work.seconds_left = seconds_left  # an attempt that could not be saved is none
+            raise
         return Settlement(State.COMPLETED, (body,))
 
     async def _perform(self, work: Work, turn: InboundTurn, handle: SessionHandle) -> str:
@@ -265,11 +256,6 @@ class TurnPipeline:
             return Settlement(State.DEAD, letter=letter)
         body = make_reply(to, "error", said_of(error), reason=letter.reason, consumer=self._options.name)
         return Settlement(State.DEAD, (body,), letter)
-
-
-def _spent(handle: SessionHandle) -> Callable[[str], bool]:
-    superseded_by = handle.superseded_by
-    return lambda by: by in superseded_by or handle.recall(by) is not None
 
 
 def _sender_of(work: Work) -> Addressee:

@@ -41,8 +41,8 @@ class Work:
     """Those of them that the agent itself failed at; a save that failed is none."""
     stopped_by: str | None = None
     is_spent: Callable[[str], bool] | None = None
-    """Whether a cancel turn had its effect before, so that its repeat stops nothing; not known before the session
-    was taken up."""
+    """Whether a cancel turn had its end before, so that its repeat stops nothing; not known before the session was
+    taken up."""
     _stopping: asyncio.Future[None] | None = None
 
     @classmethod
@@ -76,7 +76,7 @@ class Work:
                 self._stopping.set_result(None)
 
     def forget_spent(self, is_spent: Callable[[str], bool]) -> None:
-        """Take back what a cancel turn asked that had its effect, or its answer, before."""
+        """Take back what a cancel turn asked that had its end before, whether it stopped a turn then or found none."""
         self.is_spent = is_spent
         if self.stopped_by is not None and is_spent(self.stopped_by):
             self.stopped_by = None

@@ -54,6 +54,10 @@ class Acting:
     async def _signal(self, number: str) -> None:
         os.kill(os.getpid(), int(number))
 
+    async def _told(self, _: str) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
     async def _raise(self, _: str) -> None:
         raise ValueError("on purpose")
 

@@ -24,7 +24,7 @@ from sdqueue.sessions import (
     SessionWorker,
 )
 
-PATIENCE_S = 15.0
+PATIENCE_S = 30.0
 QUICK = RetryPolicy(max_attempts=3, first_s=0.01, longest_s=0.02)
 """Tests wait for events, not for a backoff."""
 

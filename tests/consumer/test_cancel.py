@@ -84,6 +84,8 @@ async def test_its_repeat_does_not_stop_a_later_turn(stand: Stand, first: str) -
         await act.began.acquire()
         await stand.send("s", kind="cancel", id="stop")
         await member.watcher.expect("turn_received", 3 + (first == "stopped a turn"))
+        for _ in range(20):
+            await asyncio.sleep(0)  # a stop would take its effect now
         act.go_on.set()
         assert (await stand.expect_reply("later")).text == "1. waited"
         assert (await member.watcher.expect_settled(3 + (first == "stopped a turn")))[-1] == ("stop", "duplicate")

@@ -70,6 +70,7 @@ async def test_a_turn_begun_once_before_runs_as_usual(stand: Stand) -> None:
         ("signal 9", "poison", "signal SIGKILL"),
         ("raise ValueError", "agent-failed", "ValueError: on purpose"),
         ("exit", "agent-failed", "SystemExit"),
+        ("told", "agent-failed", "told to end (signal SIGTERM)"),
         ("cancelled", "agent-failed", "CancelledError"),
         ("nonsense", "bad-result", "NoneType"),
         ("object", "agent-failed", "JSON"),
@@ -109,10 +110,12 @@ async def test_a_child_that_was_told_to_end_is_not_the_turn_s_fault(stand: Stand
         async with asyncio.timeout(PATIENCE_S):
             while not marker.exists():
                 await asyncio.sleep(0.02)
+        assert os.getpgid(int(marker.read_text())) != os.getpgid(0), "Ctrl-C in a terminal would end it"
         for number in (signal.SIGTERM, signal.SIGINT):
             os.kill(int(marker.read_text()), number)
         (tmp_path / "pid.go").touch()
-        assert (await stand.expect_reply("t")).text.startswith("1. hold")
+        reply = await stand.expect_reply("t")
+    assert reply.text == f"1. hold {marker} in {marker.read_text()}", "it ran again in another process"
     assert stand.dead == []
 
 

@@ -155,6 +155,26 @@ async def test_a_session_that_was_lost_at_the_save_is_taken_up_again(stand: Stan
     assert act.states == ["1. seen"] * 2
 
 
+async def test_attempts_that_could_not_be_saved_are_neither_counted_nor_on_the_agent_s_time(stand: Stand) -> None:
+    """Given three attempts of 0.2 s each that succeed and cannot be saved, and then as many failures as are allowed."""
+    tries: list[int] = []
+
+    async def act(agent: Puppet) -> str:
+        tries.append(1)
+        if len(tries) <= 3:
+            await asyncio.sleep(0.2)
+        elif len(tries) <= 5:
+            raise HttpError(500)
+        return agent.plain("answered")
+
+    async with stand.running({"try": act}, turn_timeout_s=0.5) as member:
+        member.faults.arm("save", *[failing(StoreUnavailable("away"))] * 3)
+        await stand.send("s", "try", id="t")
+        assert (await stand.expect_reply("t")).text == "1. answered"
+    assert len(tries) == 6
+    assert stand.dead == []
+
+
 async def test_a_save_of_unknown_fate_is_looked_up_and_not_repeated(stand: Stand) -> None:
     """Given a store that saves and then cannot say so."""
     act = Failing()

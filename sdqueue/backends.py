@@ -32,7 +32,8 @@ from sdqueue.sessions import (
     SessionStore,
     SQLiteSessionStore,
 )
-from sdqueue.settings import Settings, mask
+from sdqueue.settings import Settings
+from sdqueue.urls import mask
 
 
 def topology_of(settings: Settings) -> Topology:

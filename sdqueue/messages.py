@@ -246,7 +246,8 @@ class DeadTurn(WireModel):
     def from_headers(cls, headers: Mapping[str, Any]) -> Self:
         """The fields of a dead letter.
 
-        A letter without them was put away by the broker itself, which gives its reason in ``x-death``.
+        A letter without them was put away by the broker itself, which gives its reason in ``x-death``. What a
+        producer has forged is not believed.
         """
         fields = {
             name: headers[key] for name in cls.model_fields if (key := _DEAD_PREFIX + name.replace("_", "-")) in headers
@@ -254,7 +255,10 @@ class DeadTurn(WireModel):
         if "reason" not in fields:
             deaths = headers.get("x-death") or [{}]
             return cls(reason=str(deaths[0].get("reason", "unknown")), error="put away by the broker itself")
-        return cls.model_validate(fields)
+        try:
+            return cls.model_validate(fields)
+        except ValidationError as error:
+            return cls(reason="unreadable", error=f"the headers of this letter are not sdqueue's: {_explain(error)}")
 
 
 _DEAD_PREFIX: Final = "sdqueue-"

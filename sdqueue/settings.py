@@ -12,8 +12,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Any, Final, Literal, Self
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from typing import Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
@@ -28,13 +27,7 @@ from pydantic_settings import (
 from sdqueue.brokers.topology import MAX_PARTITIONS
 from sdqueue.errors import ConfigurationError
 from sdqueue.messages import MAX_TEXT_BYTES
-
-BROKER_SCHEMES: Final = ("memory", "sqlite", "amqp", "amqps")
-STORE_SCHEMES: Final = (
-    "memory", "null", "file", "sqlite", "redis", "rediss", "redis+cluster", "rediss+cluster",
-    "redis+sentinel", "rediss+sentinel",
-)  # fmt: skip
-LOCK_SCHEMES: Final = tuple(s for s in STORE_SCHEMES if s not in ("null", "sqlite"))
+from sdqueue.urls import BROKER_SCHEMES, LOCK_SCHEMES, STORE_SCHEMES, check_url, mask
 
 
 class Settings(BaseSettings):
@@ -190,17 +183,17 @@ class Settings(BaseSettings):
     @field_validator("broker_url")
     @classmethod
     def _broker_scheme(cls, url: str) -> str:
-        return _check_url(url, BROKER_SCHEMES)
+        return check_url(url, BROKER_SCHEMES)
 
     @field_validator("store_url")
     @classmethod
     def _store_scheme(cls, url: str) -> str:
-        return _check_url(url, STORE_SCHEMES)
+        return check_url(url, STORE_SCHEMES)
 
     @field_validator("lock_url")
     @classmethod
     def _lock_scheme(cls, url: str) -> str:
-        return url and _check_url(url, LOCK_SCHEMES)
+        return url and check_url(url, LOCK_SCHEMES)
 
     @field_validator("namespace")
     @classmethod
@@ -231,54 +224,6 @@ class Settings(BaseSettings):
     def masked(self) -> dict[str, Any]:
         """All values by name, with the passwords in URLs replaced by ``***``."""
         return {name: mask(value) if name.endswith("_url") else value for name, value in self.model_dump().items()}
-
-
-_SECRET: Final = re.compile(r"passw|secret|token", re.IGNORECASE)
-_USERINFO: Final = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)
-
-
-def mask(url: str) -> str:
-    """A URL with its passwords, in front of the host or in the query, replaced by ``***``."""
-    url = _USERINFO.sub(r"\1:***@", url)  # not by urlsplit: a password with a slash is still a password
-    base, question, query = url.partition("?")
-    if not question or not _SECRET.search(query):
-        return url
-    pairs = [
-        (name, "***" if _SECRET.search(name) else value) for name, value in parse_qsl(query, keep_blank_values=True)
-    ]
-    return f"{base}?{urlencode(pairs, safe='*/:,')}"
-
-
-def _check_url(url: str, schemes: tuple[str, ...]) -> str:
-    scheme, colon, rest = url.partition("://")
-    if not colon or scheme not in schemes:
-        raise ValueError(f"must start with one of {', '.join(s + '://' for s in schemes)}")
-    match scheme:
-        case "memory" | "null":
-            if rest:
-                raise ValueError(f"{scheme}:// takes nothing after it")
-        case "sqlite" | "file":
-            example = {
-                "sqlite": "sqlite:///data/x.db, or sqlite:////var/x.db for an absolute path",
-                "file": "file:///var/x",
-            }
-            if not rest.startswith("/") or not rest.strip("/") or "?" in rest or "#" in rest:
-                raise ValueError(f"needs a path and nothing else: {example[scheme]}")
-        case _:
-            _check_server(url, several=scheme.partition("+")[2] != "")
-    return url
-
-
-def _check_server(url: str, *, several: bool) -> None:
-    try:
-        parts = urlsplit(url)
-        port = None if several else parts.port
-    except ValueError:  # its words would show a piece of the password
-        raise ValueError(
-            "is no URL with a port number; special characters of a password are encoded, / as %2F"
-        ) from None
-    if not parts.hostname or port == 0:
-        raise ValueError(f"needs a host, such as {parts.scheme}://localhost")
 
 
 def _config_path() -> Path:

@@ -62,7 +62,15 @@ def test_nothing_is_defined_at_the_top() -> None:
     assert defined == []
 
 
-LAYERS = {"sdqueue.errors": [], "sdqueue.messages": ["errors"], "sdqueue.agents": ["errors"]}
+LAYERS = {
+    "sdqueue.errors": [],
+    "sdqueue.messages": ["errors"],
+    "sdqueue.agents": ["errors"],
+    "sdqueue.sessions": ["agents", "errors", "urls"],
+    "sdqueue.brokers": ["errors", "messages", "urls"],
+    "sdqueue.observe": ["errors", "messages"],
+    "sdqueue.consumer": ["agents", "brokers", "errors", "messages", "observe", "sessions", "urls"],
+}
 """What each layer may import of the others: imports run one way (design, section 2)."""
 
 PROBE = """

@@ -221,3 +221,12 @@ def test_a_dead_turn_survives_its_headers() -> None:
 def test_a_letter_of_the_broker_itself_says_so(headers: dict[str, Any], reason: str) -> None:
     letter = DeadTurn.from_headers(headers)
     assert (letter.reason, letter.error) == (reason, "put away by the broker itself")
+
+
+def test_forged_headers_are_not_believed() -> None:
+    """A producer may send what looks like ours, and the broker may put that message away."""
+    letter = DeadTurn.from_headers(
+        {"sdqueue-reason": 5, "sdqueue-attempts": "many", "x-death": [{"reason": "expired"}]}
+    )
+    assert letter.reason == "unreadable"
+    assert "reason" in letter.error

@@ -10,7 +10,8 @@ import pytest
 
 from sdqueue.backends import default_lock_url, open_broker, open_locks, open_store, opened_sessions, path_of
 from sdqueue.errors import ConfigurationError
-from sdqueue.settings import Settings, mask
+from sdqueue.settings import Settings
+from sdqueue.urls import mask
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,8 @@ from sdqueue.brokers import Broker, Delivery, Message
 from sdqueue.cli.options import BROKER, STORE, Given, JsonOption, takes_settings
 from sdqueue.errors import SdqueueError, StoreUnavailable
 from sdqueue.sessions import LockBackend, SessionRecord, SessionStore
-from sdqueue.settings import Settings, mask
+from sdqueue.settings import Settings
+from sdqueue.urls import mask
 
 LIBRARIES: Final = ("sdqueue", "aio-pika", "redis", "hiredis", "pydantic", "pydantic-settings", "tenacity", "structlog")
 

@@ -17,7 +17,8 @@ from sdqueue.brokers import Broker
 from sdqueue.cli.options import BROKER, Given, JsonOption, require_shared_broker, takes_settings
 from sdqueue.cli.schemas import WIRE_SCHEMAS, schema_text
 from sdqueue.errors import ConfigurationError, TopologyMissing
-from sdqueue.settings import Settings, mask
+from sdqueue.settings import Settings
+from sdqueue.urls import mask
 
 app = typer.Typer(help="Declare and look at the exchanges and queues on the broker.", no_args_is_help=True)
 

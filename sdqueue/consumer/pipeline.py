@@ -17,7 +17,7 @@ from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.replies import Addressee, DeltaSender, ReplyPublisher, make_reply
 from sdqueue.consumer.settlement import HOPS_HEADER, Settlement, State
 from sdqueue.consumer.work import Work
-from sdqueue.errors import InvalidTurn, LockLost, SessionError, StoreUnavailable, VersionConflict
+from sdqueue.errors import InvalidTurn, LockLost, RecordTooNew, SessionError, StoreUnavailable, VersionConflict
 from sdqueue.messages import DeadTurn, InboundTurn, partition_of, salvage
 from sdqueue.observe import Observer
 from sdqueue.sessions import SessionHandle, SessionWorker, TurnOutcome
@@ -25,8 +25,10 @@ from sdqueue.sessions import SessionHandle, SessionWorker, TurnOutcome
 MAX_HOPS = 5
 """More forwardings than this mean that consumers disagree about the number of partitions."""
 
-PASSING = (StoreUnavailable, VersionConflict, LockLost)
-"""The session cannot be had or kept just now: no fault of the turn, and no failed attempt."""
+PASSING = (StoreUnavailable, VersionConflict, LockLost, RecordTooNew)
+"""The session cannot be had or kept just now: no fault of the turn, and no failed attempt.
+
+A record of a newer release is met in the middle of an upgrade: the turn waits for a consumer that can read it."""
 
 
 class TurnPipeline:
@@ -202,7 +204,7 @@ class TurnPipeline:
     def _before_another(self, work: Work, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         delay = state.next_action.sleep if state.next_action else 0.0
-        if isinstance(error, StoreUnavailable):
+        if isinstance(error, (StoreUnavailable, RecordTooNew)):
             self._observer.backend_away(backend="store", error=str(error))
         if isinstance(error, AgentFailed):
             if delay >= work.seconds_left:

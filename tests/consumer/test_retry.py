@@ -15,7 +15,7 @@ from tenacity import Future, RetryCallState
 from sdqueue.consumer import RetryPolicy, is_transient
 from sdqueue.consumer.failure import AgentFailed, IsolatedAgentError
 from sdqueue.consumer.retry import retry_after
-from sdqueue.errors import LockLost, RecordCorrupt, StoreUnavailable, TurnTimeout, VersionConflict
+from sdqueue.errors import LockLost, RecordCorrupt, RecordTooNew, StoreUnavailable, TurnTimeout, VersionConflict
 from tests.consumer.stand import Puppet, Stand, failing
 
 
@@ -132,6 +132,18 @@ async def test_a_store_that_is_away_is_no_failed_attempt(stand: Stand, point: st
     assert stand.dead == []
     assert (await stand.record("s")).seq == 1
     assert stand.begun("s") == {}
+
+
+async def test_a_record_of_a_newer_release_waits_for_somebody_who_can_read_it(stand: Stand) -> None:
+    """In the middle of an upgrade nothing is condemned."""
+    async with stand.running() as member:
+        member.faults.arm("load", *[failing(RecordTooNew("schema 2, this release reads up to 1"))] * 3)
+        await stand.send("s", "hello", id="t")
+        assert (await stand.expect_reply("t")).text == "1. hello"
+        away = member.watcher.of("backend_away")
+    assert len(away) == 3
+    assert "schema 2" in away[0]["error"]
+    assert stand.dead == []
 
 
 async def test_waiting_for_the_session_is_not_on_the_agent_s_time(stand: Stand) -> None:

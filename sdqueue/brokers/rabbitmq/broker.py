@@ -20,7 +20,7 @@ from sdqueue.brokers.rabbitmq.subscription import RabbitMQSubscription
 from sdqueue.brokers.rabbitmq.supervisor import Supervisor
 from sdqueue.brokers.topology import Topology
 from sdqueue.errors import BrokerUnavailable, ConfigurationError, TopologyMissing
-from sdqueue.settings import mask
+from sdqueue.urls import mask
 
 Result = TypeVar("Result")
 

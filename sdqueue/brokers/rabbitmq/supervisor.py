@@ -13,7 +13,7 @@ from yarl import URL
 
 from sdqueue.brokers.rabbitmq.connection import Connection, describe
 from sdqueue.errors import BrokerUnavailable
-from sdqueue.settings import mask
+from sdqueue.urls import mask
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from sdqueue.errors import ConfigurationError, StoreUnavailable
-from sdqueue.settings import mask
+from sdqueue.urls import mask
 
 Command = tuple[Any, ...]
 

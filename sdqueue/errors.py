@@ -67,13 +67,15 @@ class SessionError(SdqueueError):
 
 
 class VersionConflict(SessionError):
-    """Another process has saved the session since it was loaded; nothing was changed.
+    """Another process has saved or deleted the session since it was loaded; nothing was changed.
 
     Load the session again and repeat the work on what is stored now.
     """
 
     def __init__(self, session_id: str, *, expected: int, found: int | None) -> None:
         stored = "no record" if found is None else f"version {found}"
+        if found == expected:
+            stored = f"version {found} of another life: the session was deleted and created anew"
         super().__init__(
             f"session {session_id!r}: this save was made from version {expected}, but the store has {stored}; "
             "load the session again and repeat the turn on it"

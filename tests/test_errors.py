@@ -50,6 +50,7 @@ def test_messages_name_the_value_and_what_to_do() -> None:
     assert "version 1" in str(conflict)
     assert "no record" in str(conflict)
     assert "version 4" in str(VersionConflict("s", expected=1, found=4))
+    assert "deleted and created anew" in str(VersionConflict("s", expected=4, found=4))
     late = ReplyTimeout("t", 2.0)
     assert "'t'" in str(late)
     assert "2 s" in str(late)

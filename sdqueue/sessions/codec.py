@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from sdqueue.agents import ChatContext, ChatMessage, FlowState
 from sdqueue.errors import RecordCorrupt, RecordError, RecordTooNew
-from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import TurnOutcome, TurnRing
 
 SCHEMA: Final = 1
@@ -24,6 +24,7 @@ SCHEMA: Final = 1
 _NUMBER: Final = (int, float)
 _HEAD_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "version": (int,),
+    "born": (str,),
     "created_at": _NUMBER,
     "last_turn_at": _NUMBER,
     "seq": (int,),
@@ -116,6 +117,7 @@ def _head(record: SessionRecord) -> dict[str, Any]:
     head = {
         "schema": SCHEMA,
         "version": record.version,
+        "born": record.stored.born,
         "created_at": record.created_at,
         "last_turn_at": record.last_turn_at,
         "seq": record.seq,
@@ -162,6 +164,7 @@ def _outcome(outcome: TurnOutcome) -> dict[str, Any]:
 def _record(fields: dict[str, Any], messages: Sequence[Any], turns: Sequence[Any]) -> SessionRecord:
     """The record of decoded JSON; damage raises TypeError, ValueError, KeyError or AttributeError."""
     flow = fields["flow_state"]
+    fields = {"born": ""} | fields  # records of before lives had names
     wrong = _wrong(fields, _HEAD_TYPES)
     if flow is not None:
         if not isinstance(flow, dict):
@@ -183,7 +186,7 @@ def _record(fields: dict[str, Any], messages: Sequence[Any], turns: Sequence[Any
         turns=_ring(turns),
         seq=fields["seq"],
     )
-    record.mark_stored()
+    record.mark_stored(Stored(record.version, len(messages), fields["born"]))
     return record
 
 

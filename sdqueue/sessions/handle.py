@@ -11,7 +11,7 @@ from typing import Any
 from sdqueue.agents import ChatContext, ChatMessage
 from sdqueue.errors import SessionClosed
 from sdqueue.sessions.conversation import added, join, mark, own
-from sdqueue.sessions.record import SessionRecord, Stored
+from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.ring import Retention, TurnOutcome
 from sdqueue.sessions.session import Session
 from sdqueue.sessions.streams import TurnStream
@@ -315,7 +315,7 @@ class SessionHandle:
             last_turn_at=time.time(),
             turns=self.ring,
             seq=self.seq,
-            stored=Stored(record.stored.version, min(same, record.stored.items)),
+            stored=replace(record.stored, items=min(same, record.stored.items)),
         )
 
     def _check_open(self) -> None:

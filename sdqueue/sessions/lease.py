@@ -7,8 +7,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol, runtime_checkable
 
 from sdqueue.sessions.locks.lock import LockBackend
-from sdqueue.sessions.record import SessionRecord
-from sdqueue.sessions.stores.store import SessionStore, TurnCounter
+from sdqueue.sessions.record import SessionRecord, Stored
+from sdqueue.sessions.stores.store import RevisionCheck, SessionStore, TurnCounter
 
 
 class SessionLease(Protocol):
@@ -17,7 +17,7 @@ class SessionLease(Protocol):
     record: SessionRecord | None
     """What is stored; ``None`` where there is nothing, and where it is ``unchanged`` and was not read."""
     unchanged: bool
-    """Whether the store still has the version that the caller knows."""
+    """Whether the store still has the very state that the caller knows."""
     begun: int
     """How often the turn named at the start was begun without an end, this time included; 0 where none was named."""
 
@@ -34,13 +34,13 @@ class Leasing(Protocol):
     """A way to take sessions up."""
 
     def lease(
-        self, session_id: str, *, known_version: int = 0, turn_id: str | None = None
+        self, session_id: str, *, known: Stored | None = None, turn_id: str | None = None
     ) -> AbstractAsyncContextManager[SessionLease]:
         """Lock and load a session; leaving the block releases it.
 
         Parameters:
             session_id: the session.
-            known_version: the version that the caller has in memory; 0 for none.
+            known: the state that the caller has in memory, where it has one: it is not read again.
             turn_id: count a beginning of this turn. Leaving the block without a save takes it back.
 
         Raises:
@@ -64,15 +64,21 @@ class StoreAndLock:
     def __init__(self, store: SessionStore, lock_backend: LockBackend) -> None:
         self._store = store
         self._locks = lock_backend
+        self._check = store if isinstance(store, RevisionCheck) else None
         self._counter: TurnCounter = store if isinstance(store, TurnCounter) else _NoCounter()
 
     @asynccontextmanager
     async def lease(
-        self, session_id: str, *, known_version: int = 0, turn_id: str | None = None
+        self, session_id: str, *, known: Stored | None = None, turn_id: str | None = None
     ) -> AsyncIterator[SessionLease]:
         """See :class:`Leasing`."""
         async with self._locks.acquire(session_id):
-            lease = _Lease(self._store, session_id, await self._store.load(session_id), known_version)
+            lease = _Lease(self._store, session_id)
+            if known is not None and self._check is not None:
+                lease.unchanged = await self._check.is_current(session_id, known)
+            if not lease.unchanged:
+                lease.record = record = await self._store.load(session_id)
+                lease.unchanged = record is not None and known is not None and known.is_same(record.stored)
             if turn_id is None:
                 yield lease
                 return
@@ -94,11 +100,11 @@ class StoreAndLock:
 
 
 class _Lease:
-    def __init__(self, store: SessionStore, session_id: str, record: SessionRecord | None, known_version: int) -> None:
+    def __init__(self, store: SessionStore, session_id: str) -> None:
         self._store = store
         self._session_id = session_id
-        self.record = record
-        self.unchanged = record is not None and 0 < known_version == record.version
+        self.record: SessionRecord | None = None
+        self.unchanged = False
         self.begun = 0
         self.saved = False
 

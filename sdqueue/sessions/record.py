@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -15,13 +16,28 @@ from sdqueue.sessions.ring import TurnRing
 class Stored:
     """What of a record the store is known to hold: how saves stay small, and what they are checked against.
 
+    Versions alone do not name a state: a session that is deleted and created anew has a second life, which comes to
+    the same versions again.
+
     Parameters:
         version: the version in the store that the record was made from; 0 for a new session.
         items: that many leading messages of ``chat_ctx`` are the store's, unchanged. 0 is always safe.
+        born: names the life of the session, from its first save to its delete. Not ``created_at``: applications may
+            set that, and a record that is stored anew keeps it.
     """
 
     version: int = 0
     items: int = 0
+    born: str = ""
+
+    @property
+    def revision(self) -> str:
+        """Version and life in one: names a state among all that the session ever has; ``0`` where nothing is stored."""
+        return f"{self.version}:{self.born}" if self.version and self.born else str(self.version)
+
+    def is_same(self, other: Stored) -> bool:
+        """Whether both are the same stored state; nothing stored is none."""
+        return self.version > 0 and self.revision == other.revision
 
 
 @dataclass
@@ -51,15 +67,24 @@ class SessionRecord:
     seq: int = 0
     stored: Stored = field(default=Stored(), compare=False, repr=False)
 
-    def mark_stored(self, *, items: int | None = None, fresh: int | None = None) -> None:
+    def successor(self) -> SessionRecord:
+        """What a store writes to save this record: its next version, in its life or at the start of one.
+
+        It shares its values with this record, and its ``stored`` is what to give to :meth:`mark_stored` afterwards.
+        """
+        version = self.stored.version + 1
+        born = self.stored.born if self.stored.version else secrets.token_hex(8)
+        return replace(self, version=version, stored=Stored(version, len(self.chat_ctx.items), born))
+
+    def mark_stored(self, stored: Stored, *, fresh: int | None = None) -> None:
         """Say that the store now holds this; called by stores after a load and after a save.
 
         Parameters:
-            items: that many messages were written; default: all.
-            fresh: that many of ``turns.fresh`` were written; default: all. A record that grew while it was
-                being saved is then known to hold more than the store.
+            stored: what it holds. A record that grew while it was being saved has more messages than that.
+            fresh: that many of ``turns.fresh`` were written; default: all.
         """
-        self.stored = Stored(self.version, len(self.chat_ctx.items) if items is None else items)
+        self.version = stored.version
+        self.stored = stored
         self.turns.known = True
         del self.turns.fresh[:fresh]
 
@@ -98,5 +123,5 @@ def as_record(foreign: Any, base: SessionRecord | None) -> SessionRecord:
         flow_state=flow,
         last_turn_at=last_turn_at,
         metadata=metadata,
-        stored=Stored(base.stored.version, same),
+        stored=replace(base.stored, items=same),
     )

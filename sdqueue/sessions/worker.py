@@ -109,8 +109,8 @@ class SessionWorker:
             RecordError: what is stored cannot be read, or the new state cannot be written as JSON.
         """
         idle = self._cache.get(session_id)
-        known = idle.record.stored.version if idle else 0
-        async with self._leasing.lease(session_id, known_version=known, turn_id=turn_id) as lease:
+        known = idle.record.stored if idle else None
+        async with self._leasing.lease(session_id, known=known, turn_id=turn_id) as lease:
             with self._using(session_id) as use:
                 current = self._cache.pop(session_id, None)
                 handle = await self._take_up(session_id, lease, idle, current, init)
@@ -161,7 +161,7 @@ class SessionWorker:
         agent = None
         if record is None:
             record = SessionRecord(metadata=init.metadata if init else {})
-        elif current is not None and _same(current.record, record):
+        elif current is not None and current.record.stored.is_same(record.stored):
             record, agent = current.record, current.agent
         session = Session(session_id, record.chat_ctx.copy(), record.flow_state, copy.deepcopy(record.metadata))
         handle = SessionHandle(session, agent, record=record, build=partial(self._build, session))
@@ -191,8 +191,3 @@ class SessionWorker:
             uses.remove(use)
             if not uses:
                 del self._in_use[session_id]
-
-
-def _same(one: SessionRecord, other: SessionRecord) -> bool:
-    """Whether two records are one. A session that was deleted and began anew comes to the same version again."""
-    return (one.stored.version, one.created_at) == (other.stored.version, other.created_at)

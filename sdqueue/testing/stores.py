@@ -14,7 +14,7 @@ import pytest
 from sdqueue.agents import ChatContext, ChatMessage, FlowState
 from sdqueue.errors import VersionConflict
 from sdqueue.sessions.record import SessionRecord, Stored
-from sdqueue.sessions.stores.store import SessionStore, TurnCounter
+from sdqueue.sessions.stores.store import RevisionCheck, SessionStore, TurnCounter
 from sdqueue.testing.records import HOSTILE_IDS, end, make_record, say
 from sdqueue.testing.store_refusals import RefusalCases
 from sdqueue.testing.store_turns import TurnCases
@@ -85,7 +85,7 @@ class SessionStoreSuite(TurnCases, RefusalCases):
         loaded = await store.load(session_id)
         assert loaded == record
         assert loaded is not None
-        assert loaded.stored == record.stored == Stored(1, 4)
+        assert loaded.stored == record.stored == Stored(1, 4, record.stored.born)
 
     async def test_an_empty_record_comes_back(self, store: SessionStore, session_id: str) -> None:
         record = SessionRecord()
@@ -165,7 +165,7 @@ class SessionStoreSuite(TurnCases, RefusalCases):
             await store.save(session_id, record)
             loaded = await store.load(session_id)
             assert record.version == version
-            assert record.stored == Stored(version, 1 + version)
+            assert (record.stored.version, record.stored.items) == (version, 1 + version)
             assert loaded == record
             assert loaded is not None
             assert loaded.created_at == 42.0
@@ -252,6 +252,64 @@ class SessionStoreSuite(TurnCases, RefusalCases):
         assert new.version == 1
         assert await store.load(session_id) == new
 
+    @pytest.mark.parametrize("restored", [False, True])
+    async def test_a_writer_of_a_deleted_session_changes_nothing_in_the_next(
+        self, store: SessionStore, session_id: str, restored: bool
+    ) -> None:
+        """A loads, the session is deleted, B creates it anew and comes to A's version, A saves: A is told so.
+
+        B's may even be a copy of what was deleted, so nothing that an application can set tells the two apart.
+        """
+        other = await self.reopen(store)
+        first = make_record(["first"], created_at=1.0)
+        for _ in range(2):
+            end(first, "t1", "first")
+            await store.save(session_id, first)
+        stale = await store.load(session_id)
+        assert stale is not None
+        await other.delete(session_id)
+        second = replace(first, stored=Stored()) if restored else make_record(["second"], created_at=1.0)
+        await other.save(session_id, second)
+        say(second, "by B")
+        await other.save(session_id, second)
+        say(stale, "by A")
+        end(stale, "t2", "stale")
+        as_it_was = replace(stale, turns=stale.turns.copy())
+        with pytest.raises(VersionConflict, match="deleted and created anew") as conflict:
+            await store.save(session_id, stale)
+        assert (conflict.value.expected, conflict.value.found) == (2, 2)
+        assert (stale, stale.stored, stale.turns.fresh) == (as_it_was, as_it_was.stored, as_it_was.turns.fresh)
+        loaded = await store.load(session_id)
+        assert loaded == second
+        assert loaded is not None
+        say(loaded, "and on")
+        await store.save(session_id, loaded)
+        assert await other.load(session_id) == loaded
+
+    async def test_a_state_is_current_until_the_next(self, store: SessionStore, session_id: str) -> None:
+        """Until the next save or delete, of whichever life; asked of other openings too, and what has none is never."""
+        other = await self.reopen(store)
+        record = make_record(["one"], created_at=1.0)
+        await _expect_current(store, session_id, Stored(), current=False)
+        await store.save(session_id, record)
+        first = record.stored
+        for opening in (store, other):
+            await _expect_current(opening, session_id, first, current=True)
+            await _expect_current(opening, session_id, replace(first, items=0), current=True)
+            await _expect_current(opening, session_id, Stored(), current=False)
+            await _expect_current(opening, f"{session_id}-other", first, current=False)
+        await other.delete(session_id)
+        await _expect_current(store, session_id, first, current=False)
+        anew = make_record(["one"], created_at=1.0)
+        await other.save(session_id, anew)
+        assert anew.stored.version == first.version
+        await _expect_current(store, session_id, first, current=False)
+        await _expect_current(store, session_id, anew.stored, current=True)
+        before = anew.stored
+        await store.save(session_id, anew)
+        await _expect_current(other, session_id, before, current=False)
+        await _expect_current(other, session_id, anew.stored, current=True)
+
     async def test_a_record_can_be_stored_anew(self, store: SessionStore, session_id: str) -> None:
         """Moving a session: a record that belonged elsewhere, with ``stored`` taken off, is written whole."""
         record = make_record(["one", "two"])
@@ -295,9 +353,9 @@ class SessionStoreSuite(TurnCases, RefusalCases):
         record = make_record(["one", "two", "three", "four"])
         await store.save(session_id, record)
         record.chat_ctx.items[kept:] = [ChatMessage("system", "summary"), ChatMessage("user", "new")]
-        record.stored = Stored(record.stored.version, kept)
+        record.stored = replace(record.stored, items=kept)
         await store.save(session_id, record)
-        assert record.stored == Stored(2, kept + 2)
+        assert (record.stored.version, record.stored.items) == (2, kept + 2)
         assert await store.load(session_id) == record
 
     @pytest.mark.parametrize("left", [0, 1, 3])
@@ -310,7 +368,7 @@ class SessionStoreSuite(TurnCases, RefusalCases):
         await store.save(session_id, record)
         del record.chat_ctx.items[left:]
         if claims == "nothing":
-            record.stored = Stored(record.stored.version)
+            record.stored = replace(record.stored, items=0)
         await store.save(session_id, record)
         assert await store.load(session_id) == record
         say(record, "and on")
@@ -322,7 +380,7 @@ class SessionStoreSuite(TurnCases, RefusalCases):
         record = make_record(["one"])
         await store.save(session_id, record)
         say(record, "two", "three")
-        record.stored = Stored(record.stored.version, 3)
+        record.stored = replace(record.stored, items=3)
         await store.save(session_id, record)
         assert await store.load(session_id) == record
 
@@ -396,3 +454,11 @@ class SessionStoreSuite(TurnCases, RefusalCases):
             await close()
             await close()
         assert callable(store.save)
+
+
+async def _expect_current(store: SessionStore, session_id: str, known: Stored, *, current: bool) -> None:
+    """What is loaded says whether this state is current, and so does the store where it can be asked."""
+    loaded = await store.load(session_id)
+    assert (loaded is not None and known.is_same(loaded.stored)) is current
+    if isinstance(store, RevisionCheck):
+        assert await store.is_current(session_id, known) is current

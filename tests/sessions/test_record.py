@@ -187,6 +187,8 @@ def test_a_damaged_part_is_corrupt(messages: list[Any], turns: list[Any]) -> Non
     [
         ("version", "1"),
         ("version", True),
+        ("born", None),
+        ("born", 1),
         ("created_at", None),
         ("last_turn_at", "now"),
         ("metadata", []),
@@ -317,11 +319,11 @@ def test_a_record_that_grew_while_it_was_saved_holds_more_than_the_store() -> No
     record = SessionRecord(chat_ctx=ChatContext([ChatMessage("user", "one"), ChatMessage("user", "two")]))
     record.turns.add(TurnOutcome("a", 1.0, ()), Retention())
     record.turns.add(TurnOutcome("b", 1.0, ()), Retention())
-    record.mark_stored(items=1, fresh=1)
+    record.mark_stored(Stored(1, 1), fresh=1)
     assert record.stored == Stored(1, 1)
     assert [outcome.turn_id for outcome in record.turns.fresh] == ["b"]
-    record.mark_stored()
-    assert (record.stored, record.turns.fresh) == (Stored(1, 2), [])
+    record.mark_stored(Stored(2, 2))
+    assert (record.version, record.stored, record.turns.fresh) == (2, Stored(2, 2), [])
 
 
 def _foreign(*texts: str) -> Any:
@@ -337,12 +339,42 @@ def _foreign(*texts: str) -> Any:
 def test_a_foreign_record_goes_on_where_the_stored_one_is() -> None:
     """Messages that are the store's already are known, so that only the others are written."""
     base = as_record(_foreign("one", "two"), None)
-    base.version = 4
-    base.mark_stored()
+    base.mark_stored(Stored(4, 2, "life"))
     for said, known in ((("one", "two", "three"), 2), (("one", "else"), 1), ((), 0), (("other",), 0)):
         record = as_record(_foreign(*said), base)
-        assert record.stored == Stored(4, known)
+        assert record.stored == Stored(4, known, "life")
         assert [m.content for m in record.chat_ctx.items] == list(said)
+
+
+def test_a_state_is_named_by_version_and_life() -> None:
+    here = Stored(3, 5, "life")
+    assert here.is_same(Stored(3, 2, "life"))
+    for other in (Stored(3, 5, "other"), Stored(3, 5), Stored(4, 5, "life"), Stored()):
+        assert not here.is_same(other)
+        assert other.revision != here.revision
+    assert not Stored().is_same(Stored())
+    assert {Stored().revision, Stored(born="life").revision} == {"0"}
+
+
+def test_each_first_save_begins_a_life_and_later_ones_are_of_it() -> None:
+    """Also of one record that is stored in two places, or again after a delete."""
+    record = SessionRecord(chat_ctx=ChatContext([ChatMessage("user", "one")]))
+    first, again = record.successor(), record.successor()
+    assert (first.version, first.stored.version, first.stored.items) == (1, 1, 1)
+    assert first.stored.born
+    assert first.stored.born != again.stored.born
+    assert first.successor().stored == Stored(2, 1, first.stored.born)
+    assert record.stored == Stored()
+
+
+def test_a_life_comes_back_with_the_record() -> None:
+    """A record without one, of a life that began before lives had names, goes on without."""
+    saved = SessionRecord().successor()
+    fields = json.loads(codec.encode(saved))
+    assert codec.decode(json.dumps(fields)).stored == saved.stored
+    del fields["born"]
+    old = codec.decode(json.dumps(fields))
+    assert (old.stored, old.successor().stored) == (Stored(1), Stored(2))
 
 
 def test_a_record_of_ours_may_lose_its_place() -> None:

@@ -238,11 +238,11 @@ async def test_it_connects_again_after_a_restart(private_redis: PrivateRedis, na
     with pytest.raises(StoreUnavailable, match=str(server.port)):
         await store.load("s")
     with pytest.raises(StoreUnavailable):
-        async with leasing.lease("s", known_version=1):
+        async with leasing.lease("s", known=record.stored):
             pass
     assert locks.entries == 0
     await server.start()
-    async with asyncio.timeout(5), leasing.lease("s", known_version=1, turn_id="t2") as lease:
+    async with asyncio.timeout(5), leasing.lease("s", known=record.stored, turn_id="t2") as lease:
         assert (lease.unchanged, lease.begun) == (True, 1)
         say(record, "two")
         await lease.save(record)

@@ -15,12 +15,14 @@ from sdqueue.errors import LockLost, RecordError, RecordTooNew, VersionConflict
 from sdqueue.sessions.lease import Leasing, leasing_for
 from sdqueue.sessions.locks import AsyncioLockBackend
 from sdqueue.sessions.locks.redis import RedisLockBackend
-from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.redis.connection import Command
 from sdqueue.sessions.redis.keys import KeySpace
 from sdqueue.sessions.redis.lease import RedisLeasing
 from sdqueue.sessions.stores.redis import RedisSessionStore
+from sdqueue.sessions.worker import SessionWorker
 from sdqueue.testing.records import end, make_record, say
+from tests.sessions.stubs import KINDS, dialog, said, take
 
 pytestmark = pytest.mark.redis
 
@@ -93,7 +95,7 @@ async def test_a_turn_is_two_round_trips(side: Side, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(side.store._link, "execute", counting)
     monkeypatch.setattr(side.locks._scripts, "call", None)
-    async with side.leasing.lease("s", known_version=2, turn_id="t") as lease:
+    async with side.leasing.lease("s", known=record.stored, turn_id="t") as lease:
         assert (lease.record, lease.unchanged, lease.begun) == (None, True, 1)
         await lease.save(turn(record, "t"))
     assert [command[0] for command in commands] == ["EVALSHA", "EVALSHA"]
@@ -108,15 +110,44 @@ async def test_another_version_than_the_known_one_is_loaded(sides: list[Side]) -
         await lease.save(mine := turn(None, "t1"))
     async with sides[1].leasing.lease("s") as lease:
         await lease.save(turn(lease.record, "t2"))
-    async with sides[0].leasing.lease("s", known_version=mine.version) as lease:
+    async with sides[0].leasing.lease("s", known=mine.stored) as lease:
         assert not lease.unchanged
         assert lease.record is not None
         assert list(lease.record.turns.outcomes) == ["t1", "t2"]
 
 
-async def test_no_record_is_no_known_version(side: Side) -> None:
+async def test_the_same_version_of_another_life_is_loaded(sides: list[Side]) -> None:
+    """A saves version 1, the session is deleted, B saves version 1: what A knows is not what is there.
+
+    Neither may A save on it, though the lock is its own.
+    """
+    async with sides[0].leasing.lease("s") as lease:
+        await lease.save(mine := turn(None, "t1"))
+    await sides[1].store.delete("s")
+    async with sides[1].leasing.lease("s") as lease:
+        await lease.save(other := turn(SessionRecord(created_at=mine.created_at), "t2"))
+    async with sides[0].leasing.lease("s", known=mine.stored) as lease:
+        assert (lease.unchanged, lease.record) == (False, other)
+    with pytest.raises(VersionConflict, match="deleted and created anew"):
+        async with sides[0].leasing.lease("s") as lease:
+            await lease.save(turn(mine, "t3"))
+    assert await sides[0].store.load("s") == other
+
+
+@pytest.mark.parametrize("agent", KINDS)
+async def test_a_deleted_conversation_does_not_come_back(sides: list[Side], agent: Any) -> None:
+    """A answers, the session is deleted, B answers, A answers: A's agent of before must not be used."""
+    a, b = (SessionWorker(agent_factory=agent, store=side.store, lock_backend=side.locks) for side in sides)
+    await take(a, "old")
+    await sides[1].store.delete("s")
+    await take(b, "new")
+    await take(a, "more")
+    assert await said(sides[0].store) == dialog("new", "more")
+
+
+async def test_no_record_is_no_known_state(side: Side) -> None:
     """The session was deleted behind the back of a process that knows it."""
-    async with side.leasing.lease("s", known_version=3) as lease:
+    async with side.leasing.lease("s", known=Stored(3, born="gone")) as lease:
         assert (lease.record, lease.unchanged) == (None, False)
 
 
@@ -238,7 +269,7 @@ async def test_missing_messages_are_written_again(side: Side, redis: Redis, name
     async with side.leasing.lease("s") as lease:
         await lease.save(record := make_record(["one", "two"]))
     await redis.delete(KeySpace(namespace).session("s")[4])
-    async with side.leasing.lease("s", known_version=1) as lease:
+    async with side.leasing.lease("s", known=record.stored) as lease:
         assert lease.unchanged
         say(record, "three")
         await lease.save(record)

@@ -13,7 +13,7 @@ from redis.crc import key_slot
 
 from sdqueue.agents import ChatMessage
 from sdqueue.errors import ConfigurationError, RecordCorrupt, StoreUnavailable, VersionConflict
-from sdqueue.sessions.record import SessionRecord, Stored
+from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.redis.connection import Command
 from sdqueue.sessions.redis.keys import KeySpace
 from sdqueue.sessions.stores.redis import RedisSessionStore
@@ -146,8 +146,19 @@ async def test_missing_messages_are_written_again(store: RedisSessionStore, redi
         await store.load("s")
     say(record, "three")
     await store.save("s", record)
-    assert record.stored == Stored(2, 3)
+    assert (record.stored.version, record.stored.items) == (2, 3)
     assert await store.load("s") == record
+
+
+@pytest.mark.parametrize("revision", ["2:{born}", "1:another", "1", "damaged"])
+async def test_a_head_of_another_state_is_named(
+    store: RedisSessionStore, redis: Redis, namespace: str, revision: str
+) -> None:
+    record = make_record(["one"])
+    await store.save("s", record)
+    await redis.hset(KeySpace(namespace).session("s")[3], "revision", revision.format(born=record.stored.born))
+    with pytest.raises(RecordCorrupt, match=r"'s'.*damaged"):
+        await store.load("s")
 
 
 async def test_remains_of_an_evicted_session_do_not_come_back(

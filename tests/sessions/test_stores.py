@@ -200,6 +200,7 @@ class TestSQLite(SessionStoreSuite):
             "UPDATE session_records SET head = NULL",
             "UPDATE session_records SET head = 7",
             "UPDATE session_records SET version = 9",
+            "UPDATE session_records SET born = 'another'",
             "DELETE FROM session_messages",
             "UPDATE session_turns SET body = '[]'",
             "UPDATE session_turns SET body = NULL, at = 'yesterday'",

@@ -289,6 +289,64 @@ async def test_a_stale_writer_gets_version_conflict_and_changes_nothing(store: L
     assert await said(store) == dialog("one", "two", "three")
 
 
+@pytest.mark.parametrize("agent", KINDS)
+async def test_a_deleted_conversation_does_not_come_back(agent: Any, pair: Any) -> None:
+    """A answers, the session is deleted, B answers and comes to A's version, A answers: with B's conversation only."""
+    a, b = (SessionWorker(agent_factory=agent, store=store, lock_backend=lock) for store, lock in pair)
+    await take(a, "old")
+    await pair[1][0].delete("s")
+    await take(b, "new")
+    await take(a, "more")
+    assert await said(pair[0][0]) == dialog("new", "more")
+    record = await pair[0][0].load("s")
+    assert record.version == 2
+    assert (record.agent_state or {"texts": ["new", "more"]})["texts"] == ["new", "more"]
+    assert record.flow_state is None or record.flow_state.userdata["texts"] == ["new", "more"]
+
+
+async def test_a_conversation_deleted_during_a_turn_does_not_come_back(store: LookingStore) -> None:
+    """A's lock is worth nothing; while A answers, the session is deleted and B brings it to A's version again."""
+    a, b = (SessionWorker(agent_factory=Plain, store=store) for _ in "ab")
+    await take(a, "old")
+
+    async def slow() -> None:
+        async with a.acquire("s") as handle:
+            await handle.turn("stale")
+            await store.delete("s")
+            await take(b, "new")
+
+    with pytest.raises(VersionConflict, match="deleted and created anew"):
+        await slow()
+    await take(a, "more")
+    assert await said(store) == dialog("new", "more")
+
+
+async def test_a_session_in_memory_is_read_again_only_where_it_has_changed(tmp_path: Path) -> None:
+    """A long conversation must not be read for every turn. B's turn and B's delete are seen all the same."""
+
+    class Counting(SQLiteSessionStore):
+        loads = 0
+
+        async def load(self, session_id: str) -> SessionRecord | None:
+            self.loads += 1
+            return await super().load(session_id)
+
+    mine, other = Counting(tmp_path / "s.db"), SQLiteSessionStore(tmp_path / "s.db")
+    a, b = (SessionWorker(agent_factory=Plain, store=store) for store in (mine, other))
+    await take(a, "1", "2", "3")
+    assert mine.loads == 1
+    await take(b, "4")
+    await take(a, "5", "6")
+    assert mine.loads == 2
+    assert await said(other) == dialog(*"123456")
+    await other.delete("s")
+    await take(a, "1", "2")
+    assert mine.loads == 3
+    assert await said(other) == dialog(*"12")
+    await mine.aclose()
+    await other.aclose()
+
+
 async def test_a_lost_lock_saves_nothing(store: LookingStore) -> None:
     class Losing(AsyncioLockBackend):
         lost = False

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.redis.keys import Keys
 from sdqueue.sessions.redis.records import Saving, decode, turn_bytes
 from sdqueue.sessions.redis.scripts import ABANDON, COMMIT, LEASE, Script, ScriptRunner
@@ -32,10 +32,10 @@ class RedisLeasing:
         self._ttl_ms = ttl_ms
 
     def lease(
-        self, session_id: str, *, known_version: int = 0, turn_id: str | None = None
+        self, session_id: str, *, known: Stored | None = None, turn_id: str | None = None
     ) -> AbstractAsyncContextManager[SessionLease]:
         """See :class:`~sdqueue.sessions.lease.Leasing`."""
-        return _Lease(self._locks, self._scripts, self._ttl_ms, session_id, known_version, turn_id)
+        return _Lease(self._locks, self._scripts, self._ttl_ms, session_id, known, turn_id)
 
 
 class _Lease:
@@ -50,13 +50,13 @@ class _Lease:
         scripts: ScriptRunner,
         ttl_ms: int,
         session_id: str,
-        known_version: int,
+        known: Stored | None,
         turn_id: str | None,
     ) -> None:
         self._locks = locks
         self._scripts = scripts
         self._ttl_ms = ttl_ms
-        self._known = known_version
+        self._known = (known or Stored()).revision
         self._turn = b"" if turn_id is None else turn_bytes(turn_id)
         self._holding = locks.holding(session_id)
         self._args = (self._holding.name, *locks.lock_args)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sdqueue.errors import RecordCorrupt, VersionConflict
 from sdqueue.sessions import codec
-from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import TurnRing
 
 
@@ -17,13 +17,15 @@ class Saving:
 
     Parameters:
         args: for ``lua/record.lua``.
-        items, fresh: how many messages and outcomes the record had.
+        expected: what Redis must have.
+        saved: what it has then.
+        fresh: how many new outcomes the record had.
     """
 
     session_id: str
-    expected: int
     args: list[Any]
-    items: int
+    expected: Stored
+    saved: Stored
     fresh: int
 
     @classmethod
@@ -36,28 +38,29 @@ class Saving:
         Raises:
             RecordError: the record holds something that JSON cannot.
         """
-        expected, items, ring = record.stored.version, record.chat_ctx.items, record.turns
-        kept = 0 if whole or not expected or record.stored.items > len(items) else record.stored.items
+        expected, items, ring, successor = record.stored, record.chat_ctx.items, record.turns, record.successor()
+        saved = successor.stored
+        kept = 0 if whole or not expected.version or expected.items > len(items) else expected.items
         with codec.naming(session_id):
-            head = codec.encode_head(replace(record, version=expected + 1))
+            head = codec.encode_head(successor)
             messages = [codec.encode_message(message) for message in items[kept:]]
-            args = [expected, expected + 1, head, len(items), ttl_ms, kept, len(messages), *messages]
-            args += _ring_args(ring, whole=whole or not expected or not ring.known)
-        return cls(session_id, expected, args, len(items), len(ring.fresh))
+            args = [expected.revision, saved.revision, head, len(items), ttl_ms, kept, len(messages), *messages]
+            args += _ring_args(ring, whole=whole or not expected.version or not ring.known)
+        return cls(session_id, args, expected, saved, len(ring.fresh))
 
     def finish(self, record: SessionRecord, answer: bytes) -> bool:
         """Note on the record that it was saved. Returns whether it was; if not, it must be sent whole.
 
         Raises:
-            VersionConflict: somebody else has saved since.
+            VersionConflict: somebody else has saved or deleted it since.
         """
         if answer == b"saved":
-            record.version = self.expected + 1
-            record.mark_stored(items=self.items, fresh=self.fresh)
+            record.mark_stored(self.saved, fresh=self.fresh)
             return True
         if answer == b"short":
             return False
-        raise VersionConflict(self.session_id, expected=self.expected, found=int(answer) or None)
+        found, _, _ = answer.partition(b":")
+        raise VersionConflict(self.session_id, expected=self.expected.version, found=int(found) or None)
 
 
 def _ring_args(ring: TurnRing, *, whole: bool) -> list[Any]:
@@ -93,14 +96,15 @@ def decode(session_id: str, reply: list[Any]) -> SessionRecord | None:
     if reply[0] == b"":
         return None
     with codec.naming(session_id):
-        version, head, items, history, turns, ids = reply
+        revision, head, items, history, turns, ids = reply
         if head is None or items is None:
             raise RecordCorrupt("the stored session record is damaged: it has no head")
         record = codec.decode_parts(head, history, turns)
-        if len(history) != int(items) or record.version != int(version):
+        found = record.stored.revision.encode("utf-8", "surrogatepass")
+        if len(history) != int(items) or found != revision:
             raise RecordCorrupt(
-                f"the stored session record is damaged: it has {len(history)} messages and version {record.version}, "
-                f"but {int(items)} and {int(version)} were saved; see whether Redis evicts keys (maxmemory-policy)"
+                f"the stored session record is damaged: it has {len(history)} messages and revision {found!r}, "
+                f"but {int(items)} and {revision!r} were saved; see whether Redis evicts keys (maxmemory-policy)"
             )
         known = record.turns.outcomes
         pairs = [

@@ -5,13 +5,14 @@ from sdqueue.sessions.stores.memory import InMemorySessionStore
 from sdqueue.sessions.stores.null import NullSessionStore
 from sdqueue.sessions.stores.redis import RedisSessionStore
 from sdqueue.sessions.stores.sqlite import SQLiteSessionStore
-from sdqueue.sessions.stores.store import SessionStore, TurnCounter
+from sdqueue.sessions.stores.store import RevisionCheck, SessionStore, TurnCounter
 
 __all__ = [
     "FileSessionStore",
     "InMemorySessionStore",
     "NullSessionStore",
     "RedisSessionStore",
+    "RevisionCheck",
     "SQLiteSessionStore",
     "SessionStore",
     "TurnCounter",

@@ -8,13 +8,12 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from sdqueue.errors import RecordCorrupt, StoreUnavailable, VersionConflict
 from sdqueue.sessions import codec
 from sdqueue.sessions.locks.file import drop_flock, safe_name, try_flock, unusable
-from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.stores.foreign import save_foreign
 
 
@@ -22,12 +21,13 @@ class FileSessionStore:
     """Keeps each session as one JSON file that a person can read, for several processes of one machine.
 
     A save writes a temporary file, syncs it to the disk and renames it, so a reader finds the old record or
-    the new one and never half of one. Comparing the version and renaming happen under a ``flock``, so of two
+    the new one and never half of one. Comparing the revision and renaming happen under a ``flock``, so of two
     processes one gets :class:`~sdqueue.errors.VersionConflict`. A save that is cancelled may still be
     finished by its thread.
 
-    A save writes the whole record: for long conversations take ``SQLiteSessionStore``. The directory must be
-    on a local file system.
+    A save writes the whole record, and every use reads it: nothing about a file says surely and without reading it
+    that it is still the one known. For long conversations take ``SQLiteSessionStore``. The directory must be on a
+    local file system.
 
     Parameters:
         directory: where the files are, made when it is needed.
@@ -48,14 +48,12 @@ class FileSessionStore:
         if not isinstance(record, SessionRecord):
             await save_foreign(self, session_id, record)
             return
-        expected = record.stored.version
-        items = len(record.chat_ctx.items)
+        expected, saved = record.stored, record.successor()
         ended = [outcome.turn_id for outcome in record.turns.fresh]
         with codec.naming(session_id):
-            text = codec.encode(replace(record, version=expected + 1))
+            text = codec.encode(saved)
         await asyncio.to_thread(self._save, session_id, expected, text, ended)
-        record.version = expected + 1
-        record.mark_stored(items=items, fresh=len(ended))
+        record.mark_stored(saved.stored, fresh=len(ended))
 
     async def delete(self, session_id: str) -> None:
         """Forget the session; nothing happens where there is none.
@@ -92,14 +90,14 @@ class FileSessionStore:
                 return None
             return codec.decode(text)
 
-    def _save(self, session_id: str, expected: int, text: str, ended: list[str]) -> None:
+    def _save(self, session_id: str, expected: Stored, text: str, ended: list[str]) -> None:
         with self._trouble(), self._alone(session_id):
-            # Only the version is needed, but a damaged file must not be overwritten unseen: it is read as a
+            # Only the revision is needed, but a damaged file must not be overwritten unseen: it is read as a
             # whole.
-            stored = self._load(session_id)
-            found = None if stored is None else stored.version
-            if (found or 0) != expected:
-                raise VersionConflict(session_id, expected=expected, found=found)
+            record = self._load(session_id)
+            found = Stored() if record is None else record.stored
+            if found.revision != expected.revision:
+                raise VersionConflict(session_id, expected=expected.version, found=found.version or None)
             self._write(self._path(session_id, "json"), text, durable=True)
             self._forget_begun(session_id, ended)
 

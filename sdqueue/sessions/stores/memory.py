@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from sdqueue.agents import ChatContext, ChatMessage
 from sdqueue.errors import VersionConflict
 from sdqueue.sessions import codec
-from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import TurnRing
 from sdqueue.sessions.stores.foreign import save_foreign
 
@@ -18,7 +18,7 @@ from sdqueue.sessions.stores.foreign import save_foreign
 class _Kept:
     """A session at rest: JSON for what can change, shared values for what is frozen."""
 
-    version: int
+    stored: Stored
     head: str
     items: list[ChatMessage]
     turns: TurnRing
@@ -43,7 +43,7 @@ class InMemorySessionStore:
             record = codec.decode_parts(kept.head, (), ())
         record.chat_ctx = ChatContext(list(kept.items))
         record.turns = kept.turns.copy()
-        record.mark_stored()
+        record.mark_stored(kept.stored)
         return record
 
     async def save(self, session_id: str, record: SessionRecord) -> None:
@@ -52,26 +52,30 @@ class InMemorySessionStore:
             await save_foreign(self, session_id, record)
             return
         kept = self._kept.get(session_id)
-        found = None if kept is None else kept.version
-        if (found or 0) != record.stored.version:
-            raise VersionConflict(session_id, expected=record.stored.version, found=found)
-        version = record.stored.version + 1
+        found = Stored() if kept is None else kept.stored
+        if found.revision != record.stored.revision:
+            raise VersionConflict(session_id, expected=record.stored.version, found=found.version or None)
+        saved = record.successor()
         items = record.chat_ctx.items
         old = kept.items[: record.stored.items] if kept is not None and record.stored.items <= len(items) else []
         with codec.naming(session_id):
-            head = codec.encode_head(replace(record, version=version))
+            head = codec.encode_head(saved)
             new = [_frozen(message) for message in items[len(old) :]]
             for outcome in record.turns.fresh if record.turns.known else record.turns:
                 codec.encode_outcome(outcome)
-        record.version = version
         self._clear_begun(session_id, [outcome.turn_id for outcome in record.turns.fresh])
-        record.mark_stored()
-        self._kept[session_id] = _Kept(version, head, old + new, record.turns.copy())
+        record.mark_stored(saved.stored)
+        self._kept[session_id] = _Kept(saved.stored, head, old + new, record.turns.copy())
 
     async def delete(self, session_id: str) -> None:
         """Forget the session; nothing happens where there is none."""
         self._kept.pop(session_id, None)
         self._begun.pop(session_id, None)
+
+    async def is_current(self, session_id: str, known: Stored) -> bool:
+        """Whether it still has this very state."""
+        kept = self._kept.get(session_id)
+        return kept is not None and known.is_same(kept.stored)
 
     async def begin(self, session_id: str, turn_id: str) -> int:
         """Count a beginning of this turn, within the life of the process only."""

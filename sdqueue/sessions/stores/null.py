@@ -19,8 +19,7 @@ class NullSessionStore:
     async def save(self, session_id: str, record: SessionRecord) -> None:
         """Accept the record, give it its next version and forget it."""
         if isinstance(record, SessionRecord):
-            record.version = record.stored.version + 1
-            record.mark_stored()
+            record.mark_stored(record.successor().stored)
 
     async def delete(self, session_id: str) -> None:
         """Nothing to forget."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
 
 from sdqueue.errors import RecordCorrupt, VersionConflict
 from sdqueue.sessions import codec
-from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import TurnRing
 from sdqueue.sessions.stores.foreign import save_foreign
 from sdqueue.sessions.stores.sqlite_thread import SQLiteThread
@@ -20,7 +20,7 @@ from sdqueue.sessions.stores.sqlite_thread import SQLiteThread
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS session_records (
     key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
-    version INTEGER NOT NULL, messages INTEGER NOT NULL, head TEXT
+    version INTEGER NOT NULL, born TEXT NOT NULL, messages INTEGER NOT NULL, head TEXT
 );
 CREATE TABLE IF NOT EXISTS session_messages (
     key INTEGER NOT NULL, n INTEGER NOT NULL, body TEXT, PRIMARY KEY (key, n)
@@ -64,7 +64,7 @@ class SQLiteSessionStore:
         if not isinstance(record, SessionRecord):
             await save_foreign(self, session_id, record)
             return
-        expected, fresh = record.stored.version, len(record.turns.fresh)
+        fresh = len(record.turns.fresh)
         with codec.naming(session_id):
             change = _change(session_id, record, whole=False)
             try:
@@ -72,8 +72,7 @@ class SQLiteSessionStore:
             except _RowsMissing:
                 change = _change(session_id, record, whole=True)
                 await self._thread.write(partial(_save, change))
-        record.version = expected + 1
-        record.mark_stored(items=change.messages, fresh=fresh)
+        record.mark_stored(change.saved, fresh=fresh)
 
     async def delete(self, session_id: str) -> None:
         """Forget the session; nothing happens where there is none.
@@ -82,6 +81,14 @@ class SQLiteSessionStore:
             StoreUnavailable: the database cannot be used.
         """
         await self._thread.write(partial(_delete, _text(session_id)))
+
+    async def is_current(self, session_id: str, known: Stored) -> bool:
+        """Whether the database still has this very state, by one row.
+
+        Raises:
+            StoreUnavailable: the database cannot be used.
+        """
+        return await self._thread.read(partial(_is_current, _text(session_id), known))
 
     async def begin(self, session_id: str, turn_id: str) -> int:
         """Count a beginning of this turn. Returns how many there were.
@@ -109,18 +116,19 @@ class _Change:
     """What a save does to the rows, made in the event loop so that the record may change meanwhile.
 
     Parameters:
+        expected: what the database must have.
+        saved: what it has then.
         keep: that many message rows stay; ``bodies`` come behind them.
-        messages: how many there are then.
         turns: rows to add, oldest first; with ``whole`` in place of those that are there.
         oldest: the first turn to stay, ``None`` for none.
         oldest_answered: the first turn whose replies stay, ``None`` for none.
     """
 
     session_id: str
-    expected: int
+    expected: Stored
+    saved: Stored
     head: str
     keep: int
-    messages: int
     bodies: list[str]
     whole: bool
     turns: list[_Turn]
@@ -134,15 +142,15 @@ class _RowsMissing(Exception):
 
 
 def _change(session_id: str, record: SessionRecord, *, whole: bool) -> _Change:
-    ring, items, expected = record.turns, record.chat_ctx.items, record.stored.version
-    keep = 0 if whole or not expected or record.stored.items > len(items) else record.stored.items
-    whole_ring = whole or not expected or not ring.known
+    ring, items, expected, saved = record.turns, record.chat_ctx.items, record.stored, record.successor()
+    keep = 0 if whole or not expected.version or expected.items > len(items) else expected.items
+    whole_ring = whole or not expected.version or not ring.known
     return _Change(
         session_id=session_id,
         expected=expected,
-        head=codec.encode_head(replace(record, version=expected + 1)),
+        saved=saved.stored,
+        head=codec.encode_head(saved),
         keep=keep,
-        messages=len(items),
         bodies=[codec.encode_message(message) for message in items[keep:]],
         whole=whole_ring,
         turns=_turns(ring, whole=whole_ring),
@@ -183,23 +191,22 @@ def _save(change: _Change, connection: sqlite3.Connection) -> None:
 
 
 def _claim(change: _Change, connection: sqlite3.Connection) -> tuple[int, int]:
-    """Compare and set the version. Returns the session's key, and how many messages it had."""
-    session, version = _text(change.session_id), change.expected + 1
+    """Compare and set version and life. Returns the session's key, and how many messages it had."""
+    session, expected, saved = _text(change.session_id), change.expected, change.saved
     row = connection.execute("SELECT key, version, messages FROM session_records WHERE id = ?", (session,)).fetchone()
-    found: int | None = None if row is None else row[1]
-    if (found or 0) != change.expected:
-        raise VersionConflict(change.session_id, expected=change.expected, found=found)
-    if row is None:
+    if row is None and not expected.version:
         new = connection.execute(
-            "INSERT INTO session_records (id, version, messages, head) VALUES (?, ?, ?, ?)",
-            (session, version, change.messages, change.head),
+            "INSERT INTO session_records (id, version, born, messages, head) VALUES (?, ?, ?, ?, ?)",
+            (session, saved.version, _text(saved.born), saved.items, change.head),
         )
         assert new.lastrowid is not None
         return new.lastrowid, 0
-    connection.execute(
-        "UPDATE session_records SET version = ?, messages = ?, head = ? WHERE key = ? AND version = ?",
-        (version, change.messages, change.head, row[0], change.expected),
+    updated = connection.execute(
+        "UPDATE session_records SET version = ?, messages = ?, head = ? WHERE id = ? AND version = ? AND born = ?",
+        (saved.version, saved.items, change.head, session, expected.version, _text(expected.born)),
     )
+    if row is None or not updated.rowcount:
+        raise VersionConflict(change.session_id, expected=expected.version, found=None if row is None else row[1])
     return row[0], row[2]
 
 
@@ -236,12 +243,12 @@ def _row_of(turn_id: _Text, key: int, connection: sqlite3.Connection) -> int:
 def _load(session_id: str, connection: sqlite3.Connection) -> SessionRecord | None:
     # Cast to blobs: what is no UTF-8 is then a damaged record and not a failing database.
     row = connection.execute(
-        "SELECT key, version, messages, CAST(head AS BLOB) FROM session_records WHERE id = ?",
+        "SELECT key, version, CAST(born AS BLOB), messages, CAST(head AS BLOB) FROM session_records WHERE id = ?",
         (_text(session_id),),
     ).fetchone()
     if row is None:
         return None
-    key, version, messages, head = row
+    key, version, born, messages, head = row
     bodies = connection.execute(
         "SELECT CAST(body AS BLOB) FROM session_messages WHERE key = ? ORDER BY n", (key,)
     ).fetchall()
@@ -253,13 +260,22 @@ def _load(session_id: str, connection: sqlite3.Connection) -> SessionRecord | No
         record = codec.decode_parts(
             head, [body for (body,) in bodies], [body for _, _, body in turns if body is not None]
         )
-        if len(bodies) != messages or record.version != version:
+        found = (len(bodies), record.version, record.stored.born.encode("utf-8", "surrogatepass"))
+        if found != (messages, version, born):
             raise RecordCorrupt(
                 f"the stored session record is damaged: it has {len(bodies)} messages and version "
-                f"{record.version}, but {messages} and {version} were saved"
+                f"{record.version}, but {messages} and {version} were saved, or it is of another life"
             )
         record.turns.ids = _ids([(turn_id, at) for turn_id, at, body in turns if body is None])
     return record
+
+
+def _is_current(session: _Text, known: Stored, connection: sqlite3.Connection) -> bool:
+    row = connection.execute(
+        "SELECT 1 FROM session_records WHERE id = ? AND version = ? AND born = ?",
+        (session, known.version, _text(known.born)),
+    ).fetchone()
+    return row is not None
 
 
 def _ids(rows: list[tuple[bytes, float]]) -> dict[str, float]:

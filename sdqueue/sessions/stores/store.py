@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol, runtime_checkable
 
-from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.record import SessionRecord, Stored
 
 
 @runtime_checkable
@@ -25,13 +25,15 @@ class SessionStore(Protocol):
         ...
 
     async def save(self, session_id: str, record: SessionRecord) -> None:
-        """Store the record where the store still has ``record.stored.version`` (0: no record), all or nothing.
+        """Store the record where the store still has ``record.stored.revision`` (``0``: no record), all or nothing.
 
-        On success the record gets the next version and is marked as stored, and the beginnings of the turns whose
-        outcomes it brings (``record.turns.fresh``) are forgotten. On any error the record is left as it was.
+        What is written is ``record.successor()``. On success the record is marked as stored with that, so it has the
+        next version, and the beginnings of the turns whose outcomes it brings (``record.turns.fresh``) are forgotten.
+        On any error the record is left as it was.
 
         Raises:
-            VersionConflict: somebody else has saved since; nothing was changed.
+            VersionConflict: somebody else has saved or deleted it since, even where the version is the same again;
+                nothing was changed.
             StoreUnavailable: it cannot be reached; whether it was saved is not known.
             RecordError: the record cannot be written as JSON; nothing was changed.
         """
@@ -46,7 +48,8 @@ class SessionStore(Protocol):
 class TurnCounter(Protocol):
     """What a store offers besides, so that a turn that kills its process can be told from its neighbours.
 
-    A store without it works; poison turns are then recognised only as long as the process lives.
+    A store without it works, but every beginning then counts as the first: a turn that kills its process is run again
+    with every redelivery.
     """
 
     async def begin(self, session_id: str, turn_id: str) -> int:
@@ -55,4 +58,20 @@ class TurnCounter(Protocol):
 
     async def rewind(self, session_id: str, turn_id: str) -> None:
         """Take one beginning back: the turn was given up by a live process and did no harm."""
+        ...
+
+
+@runtime_checkable
+class RevisionCheck(Protocol):
+    """What a store offers besides that can say much faster than it loads whether what the caller has is current.
+
+    A store without it works; a session that is in memory is then read again for every use, to be compared.
+    """
+
+    async def is_current(self, session_id: str, known: Stored) -> bool:
+        """Whether the store still has this very state; never for a state of an earlier life, nor for none.
+
+        Raises:
+            StoreUnavailable: it cannot be reached.
+        """
         ...

@@ -1,5 +1,6 @@
 -- The record of a session.
---   session  'version', 'head' (the record without messages and turns, JSON) and 'items' (how many messages there are)
+--   session  'revision' (version and life), 'head' (the record without messages and turns, JSON) and 'items' (how many
+--            messages there are)
 --   history  the messages, JSON each, oldest first
 --   turns    the outcomes of the last turns with their replies, JSON each, oldest first
 --   ids      the ids of all turns that are remembered, those of 'turns' among them, by the time they ended
@@ -23,14 +24,14 @@ local function forget(outcome)
   end
 end
 
--- Only the version where it is the one known to the caller or where there is no record (then it is empty).
+-- Only the revision where it is the one known to the caller or where there is no record (then it is empty).
 local function load(known)
-  local version = redis.call('HGET', session, 'version')
-  if not version then return {''} end
-  if version == known then return {version} end
+  local revision = redis.call('HGET', session, 'revision')
+  if not revision then return {''} end
+  if revision == known then return {revision} end
   local fields = redis.call('HMGET', session, 'head', 'items')
   return {
-    version, fields[1], fields[2],
+    revision, fields[1], fields[2],
     redis.call('LRANGE', history, 0, -1),
     redis.call('LRANGE', turns, 0, -1),
     redis.call('ZRANGE', ids, 0, -1, 'WITHSCORES'),
@@ -38,16 +39,16 @@ local function load(known)
 end
 
 -- 'saved', or with nothing changed: 'short' where messages are missing that the caller takes for stored, else the
--- version found, '0' for no record.
+-- revision found, '0' for no record.
 local function save()
-  local expected, version, head, items, ttl = argument(), argument(), argument(), argument(), argument()
+  local expected, revision, head, items, ttl = argument(), argument(), argument(), argument(), argument()
   local kept, added = tonumber(argument()), tonumber(argument())
-  local found = redis.call('HGET', session, 'version') or '0'
+  local found = redis.call('HGET', session, 'revision') or '0'
   if found ~= expected then return found end
   local size = redis.call('LLEN', history)
   if size < kept then return 'short' end
 
-  redis.call('HSET', session, 'version', version, 'head', head, 'items', items)
+  redis.call('HSET', session, 'revision', revision, 'head', head, 'items', items)
   if kept == 0 then
     redis.call('DEL', history)
   elseif size > kept then

@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -68,7 +69,7 @@ async def change(store: InMemorySessionStore, session: str, items: list[ChatMess
     record = await store.load(session)
     assert record is not None
     record.chat_ctx = ChatContext(items)
-    record.stored = type(record.stored)(record.version, 0)
+    record.stored = replace(record.stored, items=0)
     await store.save(session, record)
 
 

@@ -467,11 +467,19 @@ async def test_dev_logs_to_its_file_and_reports_a_failed_turn(place: Place) -> N
     assert "agent-failed" in (place.folder / ".sdqueue" / "dev.log").read_text()
 
 
+def _terminal() -> tuple[int, int]:
+    """Both ends of a pseudo-terminal."""
+    try:
+        return os.openpty()
+    except OSError as error:
+        pytest.skip(f"this machine has no pseudo-terminals (is /dev/pts mounted?): {error}")
+
+
 async def test_dev_at_a_terminal(place: Place) -> None:
     """A prompt with the session's name, answers below it, no log lines; and the terminal is left as it was."""
     import termios
 
-    terminal, side = os.openpty()
+    terminal, side = _terminal()
     before = termios.tcgetattr(side)
     try:
         process = await place.start("dev", stdin=side, stdout=side, stderr=side, start_new_session=True)
@@ -502,7 +510,7 @@ async def test_a_late_reply_at_a_terminal_leaves_the_prompt_and_what_was_typed(p
     killed.kill()
     await killed.wait()
 
-    terminal, side = os.openpty()
+    terminal, side = _terminal()
     try:
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), side)
         process = await place.start("dev", "--agent", "agents:slow", start_new_session=True, **streams)

@@ -521,6 +521,7 @@ async def test_a_late_reply_at_a_terminal_leaves_the_prompt_and_what_was_typed(p
         await shown.expect("dev> half a li")
         shown.type("ne\n")
         await shown.expect("slowly half a line")
+        await shown.expect("dev> ")  # readline takes over the terminal here; a Ctrl-D before that may be lost with it
         shown.type("\x04")
         assert await expect_end(process) == 0
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
@@ -150,13 +151,35 @@ async def test_missing_messages_are_written_again(store: RedisSessionStore, redi
     assert await store.load("s") == record
 
 
+async def test_a_session_of_before_lives_had_names_goes_on(
+    store: RedisSessionStore, redis: Redis, namespace: str
+) -> None:
+    """Its saves are checked as before, and what comes after its delete is another session."""
+    await store.save("s", make_record(["old"]))
+    key = KeySpace(namespace).session("s")[3]
+    fields = json.loads(await redis.hget(key, "head"))
+    del fields["born"]
+    await redis.hset(key, mapping={"version": "1", "head": json.dumps(fields)})
+    record, stale = await store.load("s"), await store.load("s")
+    assert record is not None
+    assert stale is not None
+    await store.save("s", record)
+    assert await store.load("s") == record
+    with pytest.raises(VersionConflict, match="version 2"):
+        await store.save("s", stale)
+    await store.delete("s")
+    await store.save("s", make_record(["new"]))
+    with pytest.raises(VersionConflict, match="deleted and created anew"):
+        await store.save("s", stale)
+
+
 @pytest.mark.parametrize("revision", ["2:{born}", "1:another", "1", "damaged"])
 async def test_a_head_of_another_state_is_named(
     store: RedisSessionStore, redis: Redis, namespace: str, revision: str
 ) -> None:
     record = make_record(["one"])
     await store.save("s", record)
-    await redis.hset(KeySpace(namespace).session("s")[3], "revision", revision.format(born=record.stored.born))
+    await redis.hset(KeySpace(namespace).session("s")[3], "version", revision.format(born=record.stored.born))
     with pytest.raises(RecordCorrupt, match=r"'s'.*damaged"):
         await store.load("s")
 

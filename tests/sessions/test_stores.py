@@ -18,6 +18,7 @@ import pytest
 import sdqueue
 from sdqueue.agents import ChatContext, ChatMessage
 from sdqueue.errors import RecordCorrupt, StoreUnavailable, VersionConflict
+from sdqueue.sessions import codec
 from sdqueue.sessions.locks import AsyncioLockBackend
 from sdqueue.sessions.locks.file import drop_flock, safe_name, try_flock
 from sdqueue.sessions.record import SessionRecord
@@ -200,7 +201,7 @@ class TestSQLite(SessionStoreSuite):
             "UPDATE session_records SET head = NULL",
             "UPDATE session_records SET head = 7",
             "UPDATE session_records SET version = 9",
-            "UPDATE session_records SET born = 'another'",
+            "UPDATE session_records SET version = '1:another'",
             "DELETE FROM session_messages",
             "UPDATE session_turns SET body = '[]'",
             "UPDATE session_turns SET body = NULL, at = 'yesterday'",
@@ -214,6 +215,36 @@ class TestSQLite(SessionStoreSuite):
         _sql(path, damage)
         with pytest.raises(RecordCorrupt, match="the session"):
             await store.load("the session")
+
+    async def test_a_session_of_before_lives_had_names_goes_on(self, path: Path) -> None:
+        """Its saves are checked as before, and what comes after its delete is another session."""
+        head = json.loads(codec.encode_head(SessionRecord()))
+        del head["born"]
+        path.parent.mkdir(parents=True)
+        _sql(
+            path,
+            "CREATE TABLE session_records (key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, "
+            "version INTEGER NOT NULL, messages INTEGER NOT NULL, head TEXT)",
+        )
+        _sql(path, "INSERT INTO session_records VALUES (1, 's', 1, 0, ?)", json.dumps(head))
+        store = SQLiteSessionStore(path)
+        record, stale = await store.load("s"), await store.load("s")
+        assert record is not None
+        assert stale is not None
+        assert await store.is_current("s", stale.stored)
+        await store.save("s", record)
+        assert await store.load("s") == record
+        assert not await store.is_current("s", stale.stored)
+        with pytest.raises(VersionConflict, match="version 2"):
+            await store.save("s", stale)
+        await store.delete("s")
+        new = make_record(["new"])
+        await store.save("s", new)
+        assert not await store.is_current("s", stale.stored)
+        with pytest.raises(VersionConflict, match="deleted and created anew"):
+            await store.save("s", stale)
+        assert await store.load("s") == new
+        await store.aclose()
 
     async def test_rows_that_vanished_are_written_again(self, store: SQLiteSessionStore, path: Path) -> None:
         """Somebody cleaned the tables while the record was in memory: the next save puts all of it back."""

@@ -20,7 +20,7 @@ from sdqueue.sessions.stores.sqlite_thread import SQLiteThread
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS session_records (
     key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
-    version INTEGER NOT NULL, born TEXT NOT NULL, messages INTEGER NOT NULL, head TEXT
+    version TEXT NOT NULL, messages INTEGER NOT NULL, head TEXT
 );
 CREATE TABLE IF NOT EXISTS session_messages (
     key INTEGER NOT NULL, n INTEGER NOT NULL, body TEXT, PRIMARY KEY (key, n)
@@ -34,6 +34,9 @@ CREATE TABLE IF NOT EXISTS session_begun (
     id TEXT NOT NULL, turn_id TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (id, turn_id)
 ) WITHOUT ROWID
 """
+
+# ``version`` is the revision: the version, and the life that it is of. Files of before lives had names have it as a
+# number, which SQLite compares as it should.
 
 _Text = str | bytes
 _Turn = tuple[_Text, float, str | None]
@@ -191,22 +194,25 @@ def _save(change: _Change, connection: sqlite3.Connection) -> None:
 
 
 def _claim(change: _Change, connection: sqlite3.Connection) -> tuple[int, int]:
-    """Compare and set version and life. Returns the session's key, and how many messages it had."""
+    """Compare and set the revision. Returns the session's key, and how many messages it had."""
     session, expected, saved = _text(change.session_id), change.expected, change.saved
-    row = connection.execute("SELECT key, version, messages FROM session_records WHERE id = ?", (session,)).fetchone()
+    row = connection.execute(
+        "SELECT key, CAST(version AS INTEGER), messages FROM session_records WHERE id = ?", (session,)
+    ).fetchone()
     if row is None and not expected.version:
         new = connection.execute(
-            "INSERT INTO session_records (id, version, born, messages, head) VALUES (?, ?, ?, ?, ?)",
-            (session, saved.version, _text(saved.born), saved.items, change.head),
+            "INSERT INTO session_records (id, version, messages, head) VALUES (?, ?, ?, ?)",
+            (session, _text(saved.revision), saved.items, change.head),
         )
         assert new.lastrowid is not None
         return new.lastrowid, 0
     updated = connection.execute(
-        "UPDATE session_records SET version = ?, messages = ?, head = ? WHERE id = ? AND version = ? AND born = ?",
-        (saved.version, saved.items, change.head, session, expected.version, _text(expected.born)),
+        "UPDATE session_records SET version = ?, messages = ?, head = ? WHERE id = ? AND version = ?",
+        (_text(saved.revision), saved.items, change.head, session, _text(expected.revision)),
     )
     if row is None or not updated.rowcount:
-        raise VersionConflict(change.session_id, expected=expected.version, found=None if row is None else row[1])
+        found = None if row is None else row[1]
+        raise VersionConflict(change.session_id, expected=expected.version, found=found)
     return row[0], row[2]
 
 
@@ -243,12 +249,12 @@ def _row_of(turn_id: _Text, key: int, connection: sqlite3.Connection) -> int:
 def _load(session_id: str, connection: sqlite3.Connection) -> SessionRecord | None:
     # Cast to blobs: what is no UTF-8 is then a damaged record and not a failing database.
     row = connection.execute(
-        "SELECT key, version, CAST(born AS BLOB), messages, CAST(head AS BLOB) FROM session_records WHERE id = ?",
+        "SELECT key, CAST(version AS BLOB), messages, CAST(head AS BLOB) FROM session_records WHERE id = ?",
         (_text(session_id),),
     ).fetchone()
     if row is None:
         return None
-    key, version, born, messages, head = row
+    key, revision, messages, head = row
     bodies = connection.execute(
         "SELECT CAST(body AS BLOB) FROM session_messages WHERE key = ? ORDER BY n", (key,)
     ).fetchall()
@@ -260,11 +266,11 @@ def _load(session_id: str, connection: sqlite3.Connection) -> SessionRecord | No
         record = codec.decode_parts(
             head, [body for (body,) in bodies], [body for _, _, body in turns if body is not None]
         )
-        found = (len(bodies), record.version, record.stored.born.encode("utf-8", "surrogatepass"))
-        if found != (messages, version, born):
+        found = record.stored.revision.encode("utf-8", "surrogatepass")
+        if len(bodies) != messages or found != revision:
             raise RecordCorrupt(
-                f"the stored session record is damaged: it has {len(bodies)} messages and version "
-                f"{record.version}, but {messages} and {version} were saved, or it is of another life"
+                f"the stored session record is damaged: it has {len(bodies)} messages and revision {found!r}, "
+                f"but {messages} and {revision!r} were saved"
             )
         record.turns.ids = _ids([(turn_id, at) for turn_id, at, body in turns if body is None])
     return record
@@ -272,8 +278,7 @@ def _load(session_id: str, connection: sqlite3.Connection) -> SessionRecord | No
 
 def _is_current(session: _Text, known: Stored, connection: sqlite3.Connection) -> bool:
     row = connection.execute(
-        "SELECT 1 FROM session_records WHERE id = ? AND version = ? AND born = ?",
-        (session, known.version, _text(known.born)),
+        "SELECT 1 FROM session_records WHERE id = ? AND version = ?", (session, _text(known.revision))
     ).fetchone()
     return row is not None
 

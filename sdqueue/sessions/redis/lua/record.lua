@@ -1,6 +1,6 @@
 -- The record of a session.
---   session  'revision' (version and life), 'head' (the record without messages and turns, JSON) and 'items' (how many
---            messages there are)
+--   session  'version' (the revision: the version, and the life that it is of), 'head' (the record without messages and
+--            turns, JSON) and 'items' (how many messages there are)
 --   history  the messages, JSON each, oldest first
 --   turns    the outcomes of the last turns with their replies, JSON each, oldest first
 --   ids      the ids of all turns that are remembered, those of 'turns' among them, by the time they ended
@@ -26,7 +26,7 @@ end
 
 -- Only the revision where it is the one known to the caller or where there is no record (then it is empty).
 local function load(known)
-  local revision = redis.call('HGET', session, 'revision')
+  local revision = redis.call('HGET', session, 'version')
   if not revision then return {''} end
   if revision == known then return {revision} end
   local fields = redis.call('HMGET', session, 'head', 'items')
@@ -43,12 +43,12 @@ end
 local function save()
   local expected, revision, head, items, ttl = argument(), argument(), argument(), argument(), argument()
   local kept, added = tonumber(argument()), tonumber(argument())
-  local found = redis.call('HGET', session, 'revision') or '0'
+  local found = redis.call('HGET', session, 'version') or '0'
   if found ~= expected then return found end
   local size = redis.call('LLEN', history)
   if size < kept then return 'short' end
 
-  redis.call('HSET', session, 'revision', revision, 'head', head, 'items', items)
+  redis.call('HSET', session, 'version', revision, 'head', head, 'items', items)
   if kept == 0 then
     redis.call('DEL', history)
   elseif size > kept then

@@ -17,6 +17,8 @@ from sdqueue.sessions.ring import TurnRing
 from sdqueue.sessions.stores.foreign import save_foreign
 from sdqueue.sessions.stores.sqlite_thread import SQLiteThread
 
+# session_records.version is the revision: the version, and the life that it is of. Files of before lives had names have
+# it as a number, which SQLite compares with the text as it should.
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS session_records (
     key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
@@ -34,9 +36,6 @@ CREATE TABLE IF NOT EXISTS session_begun (
     id TEXT NOT NULL, turn_id TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (id, turn_id)
 ) WITHOUT ROWID
 """
-
-# ``version`` is the revision: the version, and the life that it is of. Files of before lives had names have it as a
-# number, which SQLite compares as it should.
 
 _Text = str | bytes
 _Turn = tuple[_Text, float, str | None]

@@ -206,6 +206,7 @@ class TurnPipeline:
         delay = state.next_action.sleep if state.next_action else 0.0
         if isinstance(error, (StoreUnavailable, RecordTooNew)):
             self._observer.backend_away(backend="store", error=str(error))
+            return
         if isinstance(error, AgentFailed):
             if delay >= work.seconds_left:
                 raise error

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from typing import Any, Literal
+import time
+from typing import Any, Final, Literal
 
 import structlog
 
@@ -35,9 +36,20 @@ def configure_logging(level: str, form: Literal["text", "json"]) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(
-        level=max(number, logging.WARNING), stream=sys.stderr, format="%(levelname)s %(name)s %(message)s"
-    )
+    logging.basicConfig(level=max(number, logging.WARNING), handlers=[_Bridge()], force=True)
+    # They log each failed attempt with a traceback; the supervisor of the connections says the same in one line.
+    for library in ("aiormq", "aio_pika"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+
+
+class _Bridge(logging.Handler):
+    """Gives what libraries log the same form as everything else."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        structlog.get_logger().log(record.levelno, record.getMessage(), logger=record.name)
+
+
+REPEAT_S: Final = 5.0
 
 
 class LogObserver(Observer):
@@ -45,6 +57,8 @@ class LogObserver(Observer):
 
     def __init__(self, consumer: str) -> None:
         self._log: Any = structlog.get_logger().bind(consumer=consumer)
+        self._said: dict[str, tuple[float, int]] = {}
+        """When it was last said of a backend that it is away, and how often it was not said since."""
 
     def turn_settled(
         self, *, state: str, session_id: str, turn_id: str, seconds: float, letter: DeadTurn | None, by: str | None
@@ -83,8 +97,14 @@ class LogObserver(Observer):
         self._log.warning("queue lost, trying again", queue=queue, reason=reason)
 
     def backend_away(self, *, backend: str, error: str) -> None:
-        """A warning."""
-        self._log.warning("backend away, turns wait", backend=backend, error=error)
+        """A warning, at most every five seconds: an outage is met by every turn that runs."""
+        last, left_out = self._said.get(backend, (-REPEAT_S, 0))
+        now = time.monotonic()
+        if now - last < REPEAT_S:
+            self._said[backend] = (last, left_out + 1)
+            return
+        self._said[backend] = (now, 0)
+        self._log.warning("backend away, turns wait", backend=backend, error=error, not_shown_since=left_out)
 
     def loop_blocked(self, *, seconds: float, task: str, stack: str) -> None:
         """An error with the stack."""

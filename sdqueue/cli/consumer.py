@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import structlog
@@ -36,6 +37,7 @@ async def consumer(
     processes: Annotated[int, typer.Option(min=1, help="Run so many processes and replace those that die.")] = 1,
     name: Annotated[str | None, typer.Option(help="Who it is, in logs and replies. Default: host and process.")] = None,
     apply: Annotated[bool, typer.Option(help="Declare exchanges and queues where they are missing.")] = True,
+    supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
 ) -> None:
     """Answer turns until SIGTERM or SIGINT.
 
@@ -55,7 +57,7 @@ async def consumer(
     if processes > 1:
         await _supervise(settings, processes, name, apply)
     else:
-        await _serve(settings, name, apply)
+        await _serve(settings, name, apply, supervised)
 
 
 async def _supervise(settings: Settings, processes: int, name: str | None, apply: bool) -> None:
@@ -73,7 +75,7 @@ async def _supervise(settings: Settings, processes: int, name: str | None, apply
             os.environ[f"SDQUEUE_{option.upper()}"] = str(getattr(settings, option))
     log = structlog.get_logger()
     code = await supervise(
-        [sys.executable, "-m", "sdqueue.cli", "consumer", "--apply" if apply else "--no-apply"],
+        [sys.executable, "-m", "sdqueue.cli", "consumer", "--supervised", "--apply" if apply else "--no-apply"],
         processes=processes,
         on_exit=lambda pid, code, wait_s: log.error("consumer died", pid=pid, code=code, started_again_in_s=wait_s),
     )
@@ -81,7 +83,7 @@ async def _supervise(settings: Settings, processes: int, name: str | None, apply
         raise typer.Exit(1)
 
 
-async def _serve(settings: Settings, name: str | None, apply: bool) -> None:
+async def _serve(settings: Settings, name: str | None, apply: bool, supervised: bool) -> None:
     options = ConsumerOptions.from_settings(settings, name=name)
     agent_factory = load_agent_factory(settings.agent)
     broker = open_broker(settings, name=f"sdqueue consumer {options.name}")
@@ -99,9 +101,21 @@ async def _serve(settings: Settings, name: str | None, apply: bool) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, stop)
+        if supervised:
+            await _when_standard_input_ends(stop)
         if await _prepared(broker, stopping, apply):
             await _run(running, broker)
     print(f"consumer {options.name} stopped", flush=True)
+
+
+async def _when_standard_input_ends(stop: Callable[[], None]) -> None:
+    """Stop with the supervisor, which holds the other end: even SIGKILL closes it."""
+
+    class Watch(asyncio.Protocol):
+        def connection_lost(self, exc: Exception | None) -> None:
+            stop()
+
+    await asyncio.get_running_loop().connect_read_pipe(Watch, sys.stdin)
 
 
 async def _run(running: Consumer, broker: Broker) -> None:

@@ -24,6 +24,9 @@ async def supervise(
     anew after thirty seconds of life. SIGTERM and SIGINT are passed on to all, a second one too; then this returns
     when all have ended.
 
+    Each process has a pipe as its standard input, which ends when this process does, however it ends: one that was
+    killed cannot tell its children, and they need not outlive it.
+
     Parameters:
         command: program and arguments.
         processes: how many.
@@ -64,7 +67,7 @@ async def _keep(
     while True:
         started = time.monotonic()
         # A group of its own: Ctrl-C in a terminal reaches the supervisor only, which passes it on once.
-        process = await asyncio.create_subprocess_exec(*command, start_new_session=True)
+        process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE, start_new_session=True)
         living.add(process)
         if stopping.is_set():
             process.terminate()

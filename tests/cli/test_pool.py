@@ -1,0 +1,136 @@
+"""``consumer``, ``send`` and ``chat``: consumers that answer from other processes, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+
+import pytest
+
+from tests.cli.place import Place, expect_began, expect_end, expect_line
+
+
+async def test_a_pool_answers_send_and_chat(place: Place) -> None:
+    consumer = await place.consumer("--name", "one")
+
+    sent = await place.run("send", "u", "my name is Ada", "--id", "t1")
+    assert (sent.code, sent.out) == (0, "t1\n")
+    asked = await place.run("send", "u", "-", "--wait", stdin="what is my name?\n")
+    assert (asked.code, asked.out) == (0, "Your name is Ada.\n")
+    as_json = json.loads((await place.run("send", "u", "hi", "--wait", "--json", "--metadata", '{"k": 1}')).out)
+    assert (as_json["text"], as_json["seq"]) == ("Message 3 of this session: hi", 3)
+    assert as_json["metadata"] == {"k": 1, "consumer": "one"}
+    again = await place.run("send", "u", "my name is Ada", "--id", "t1", "--wait")
+    assert again.out == "I will remember that your name is Ada.\n"
+
+    said = "what is my name?\n/session v\nwhat is my name?\n\n//slash\n/session\n/state\n/reset\n/quit\nnever said\n"
+    chat = await place.run("chat", "u", stdin=said)
+    assert (chat.code, chat.err) == (0, "")
+    lines = chat.out.splitlines()
+    assert lines[:4] == [
+        "Your name is Ada.",
+        "You have not told me your name.",
+        "Message 2 of this session: /slash",
+        "v",
+    ]
+    assert "never said" not in chat.out
+    state = json.loads(chat.out[chat.out.index("{") : chat.out.rindex("}") + 1])
+    assert state["session_id"] == "v"
+    assert state["agent_state"] == {"facts": {}, "heard": 2}
+    assert [m["content"] for m in state["chat_ctx"] if m["role"] == "user"] == ["what is my name?", "/slash"]
+    assert state["turns"][0]["replies"][0]["text"] == "You have not told me your name."
+
+    consumer.send_signal(signal.SIGTERM)
+    assert await expect_end(consumer) == 0
+
+
+async def test_a_failed_turn_is_an_exit_code(place: Place) -> None:
+    await place.consumer("--agent", "agents:broken")
+
+    failed = await place.run("send", "u", "x", "--wait", "--id", "t1")
+    assert failed.code == 1
+    assert failed.out == ""
+    assert "'t1' of session 'u' failed" in failed.err
+    as_json = await place.run("send", "u", "x", "--wait", "--json")
+    assert (as_json.code, json.loads(as_json.out)["kind"]) == (1, "error")
+    chat = await place.run("chat", "u", stdin="x\n/nonsense\n")
+    assert chat.code == 1
+    assert "failed" in chat.err
+    assert "no command /nonsense" in chat.err
+
+
+async def test_a_streamed_answer_is_printed_whole(place: Place) -> None:
+    await place.consumer("--agent", "agents:wordy")
+
+    assert (await place.run("send", "u", "x", "--wait", "--stream")).out == "one two three\n"
+    replies = (await place.run("send", "u", "x", "--wait", "--stream", "--json")).out.splitlines()
+    kinds = [json.loads(reply)["kind"] for reply in replies]
+    assert kinds == ["delta"] * (len(kinds) - 1) + ["final"]
+    assert "".join(json.loads(r)["text"] for r in replies[:-1]) == json.loads(replies[-1])["text"] == "one two three"
+
+
+async def test_a_first_signal_waits_for_running_turns_and_a_second_does_not(place: Place) -> None:
+    """Given a turn that never ends, one SIGTERM waits for the grace period; two do not, and the turn is not lost."""
+    consumer = await place.consumer("--agent", "agents:endless", "--grace-s", "600", "--name", "one")
+    await place.run("send", "u", "hello", "--id", "t1")
+    await expect_began(place, consumer)
+
+    consumer.send_signal(signal.SIGTERM)
+    with pytest.raises(TimeoutError):
+        await expect_end(consumer, within=0.5)
+    consumer.send_signal(signal.SIGTERM)
+    assert await expect_end(consumer, within=10) == 0
+
+    await place.consumer("--name", "two")
+    answer = await place.run("send", "u", "hello", "--id", "t1", "--wait")
+    assert answer.out == "Message 1 of this session: hello\n"
+
+
+async def test_a_broker_that_is_not_up_yet_is_waited_for(place: Place) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"amqp://127.0.0.1:{taken.getsockname()[1]}"
+        consumer = await place.start("consumer", "--broker-url", url, stderr=asyncio.subprocess.STDOUT)
+        await asyncio.sleep(1.5)  # refused all the time, and it goes on
+        assert consumer.returncode is None
+        consumer.send_signal(signal.SIGTERM)
+        assert await expect_end(consumer) == 0
+
+
+async def test_without_apply_a_consumer_waits_for_the_topology(place: Place) -> None:
+    consumer = await place.start("consumer", "--no-apply")
+    assert consumer.stderr is not None
+    async with asyncio.timeout(20):
+        assert b"not ready" in await consumer.stderr.readline()
+    assert (await place.run("topology", "apply")).code == 0
+    await expect_line(consumer, "ready: 4 partitions")
+
+
+async def test_a_process_that_dies_is_replaced(place: Place) -> None:
+    """Given two processes, when a turn kills its own, then another answers it, and there are two again."""
+    pool = await place.start("consumer", "--processes", "2", "--agent", "agents:deadly", start_new_session=True)
+    await expect_line(pool, "ready")
+    await expect_line(pool, "ready")
+
+    answer = await place.run("send", "u", "die", "--wait")
+    assert answer.out == "survived die\n"
+    await expect_line(pool, "ready")
+
+    pool.send_signal(signal.SIGTERM)
+    assert pool.stderr is not None
+    assert "consumer died" in (await pool.stderr.read()).decode()
+    assert await expect_end(pool) == 0
+
+
+async def test_the_same_on_rabbitmq_and_redis(place: Place, amqp_url: str, redis_url: str, namespace: str) -> None:
+    """Two URLs are all that changes; the client needs only the first."""
+    broker = ("--broker-url", amqp_url, "--namespace", namespace)
+    consumer = await place.consumer(*broker, "--store-url", redis_url)
+    assert (await place.run("send", "u", "my name is Ada", *broker)).code == 0
+    assert (await place.run("send", "u", "what is my name?", "--wait", *broker)).out == "Your name is Ada.\n"
+    chat = await place.run("chat", "u", *broker, "--store-url", redis_url, stdin="/state\n")
+    assert json.loads(chat.out)["agent_state"]["facts"] == {"name": "Ada"}
+    consumer.send_signal(signal.SIGINT)
+    assert await expect_end(consumer) == 0

@@ -13,9 +13,11 @@ Nothing is reached before it is needed.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote
 
 from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
@@ -34,6 +36,9 @@ from sdqueue.sessions import (
 )
 from sdqueue.settings import Settings
 from sdqueue.urls import mask
+
+CLOSE_S: Final = 2.0
+"""Seconds that a backend may take to close."""
 
 
 def topology_of(settings: Settings) -> Topology:
@@ -137,7 +142,13 @@ def _close_at_end(stack: AsyncExitStack, backend: object) -> None:
     # Closing is not part of the protocols: what a user brings may have nothing to close.
     close = getattr(backend, "aclose", None)
     if close is not None:
-        stack.push_async_callback(close)
+        stack.push_async_callback(_close, close)
+
+
+async def _close(close: Callable[[], Awaitable[None]]) -> None:
+    with suppress(TimeoutError):  # a server that does not answer: what is not given back ends with the process
+        async with asyncio.timeout(CLOSE_S):
+            await close()
 
 
 def _scheme(url: str) -> str:

@@ -111,6 +111,7 @@ class Broker(Protocol):
 
         Raises:
             TopologyMissing: it is not.
+            TopologyMismatch: it has another number of partitions.
             BrokerUnavailable: the broker was not reached in ``timeout`` seconds.
         """
         ...

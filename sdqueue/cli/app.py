@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib.metadata import version
 from typing import Annotated
@@ -64,6 +65,7 @@ app.command("settings", rich_help_panel="Look")(settings.settings)
 
 def main() -> None:
     """Run a command; an error that sdqueue raises on purpose is one message on standard error, without a traceback."""
+    logging.getLogger().addHandler(logging.NullHandler())  # the error itself says it all; consumers set up their own
     try:
         app(prog_name="sdqueue")
     except KeyboardInterrupt:

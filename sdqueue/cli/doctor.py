@@ -19,7 +19,7 @@ from sdqueue.agents import load_agent_factory
 from sdqueue.backends import default_lock_url, open_broker, opened_sessions
 from sdqueue.brokers import Broker, Delivery, Message
 from sdqueue.cli.options import BROKER, STORE, Given, JsonOption, takes_settings
-from sdqueue.errors import SdqueueError, StoreUnavailable
+from sdqueue.errors import SdqueueError, StoreUnavailable, TopologyMismatch
 from sdqueue.sessions import LockBackend, SessionRecord, SessionStore
 from sdqueue.settings import Settings
 from sdqueue.urls import mask
@@ -239,6 +239,8 @@ async def _guarded(name: str, check: Callable[[], Awaitable[str]], timeout: floa
             return Finding(name, True, await check())
     except TimeoutError as error:
         return Finding(name, False, str(error) or f"no answer within {timeout:g} s", advice)
+    except TopologyMismatch as error:
+        return Finding(name, False, str(error), "keep what exists, or take another SDQUEUE_NAMESPACE")
     except SdqueueError as error:
         return Finding(name, False, str(error), advice)
     except Exception as error:  # noqa: BLE001 -- the user's agent may raise anything, and the report must go on

@@ -24,6 +24,10 @@ SUBSCRIBE_AT_ONCE = 8
 """Subscriptions being made at a time; the broker serves them side by side."""
 
 
+CLEAN_UP_S = 2.0
+"""Seconds that cancelled turns get to give their sessions back, after the grace period."""
+
+
 class Consumer:
     """Takes turns from a broker through a :class:`~sdqueue.SessionWorker` and publishes the replies.
 
@@ -118,7 +122,7 @@ class Consumer:
                     await self._drain()
                 finally:
                     # Not reached by a clean stop with anything left: for cancellation and for a dead side task.
-                    await self._mailboxes.cancel()
+                    await self._mailboxes.cancel(within_s=CLEAN_UP_S)
                     for task in side:
                         task.cancel()
                     await _close_all(self._readers.values())
@@ -128,11 +132,12 @@ class Consumer:
 
         1. Nothing new starts. Deliveries may still come; they wait and return with their channel.
         2. Running turns end: their locks and the heartbeats live on, their replies go out, they are acknowledged.
+           Those of a lost channel too: what they save is what answers their redelivery.
         3. Each channel is closed as soon as nothing of it runs, so the next consumer can begin.
         4. What has not ended within the grace period is cancelled: nothing of it is saved, and it is delivered again.
         """
         self._mailboxes.close()
-        drained = asyncio.create_task(_drain_all(self._readers.values()))
+        drained = asyncio.create_task(self._drain_all())
         hurrying = asyncio.create_task(self._hurrying.wait())
         try:
             await asyncio.wait({drained, hurrying}, timeout=self.options.grace_s, return_when=asyncio.FIRST_COMPLETED)
@@ -140,6 +145,9 @@ class Consumer:
             hurrying.cancel()
             drained.cancel()
             await asyncio.gather(hurrying, drained, return_exceptions=True)
+
+    async def _drain_all(self) -> None:
+        await asyncio.gather(*(reader.drain() for reader in self._readers.values()), self._mailboxes.wait_all_idle())
 
     async def _work(self, work: Work) -> None:
         """Take a piece of work to its settlement; the one place where an unexpected error can surface."""
@@ -159,10 +167,6 @@ class Consumer:
         while True:
             self._observer.running(turns=self._mailboxes.running, waiting=self._mailboxes.waiting)
             await asyncio.sleep(1)
-
-
-async def _drain_all(readers: Iterable[QueueReader]) -> None:
-    await asyncio.gather(*(reader.drain() for reader in readers))
 
 
 async def _close_all(readers: Iterable[QueueReader]) -> None:

@@ -17,8 +17,9 @@ from sdqueue.errors import TurnTimeout
 from sdqueue.sessions import SessionHandle, SessionRecord
 from sdqueue.sessions.codec import decode, encode
 
-AT_ONCE: Final = 2
-"""Child processes at a time: a crash makes suspects of hundreds of innocent turns."""
+AT_ONCE: Final = 8
+"""Child processes at a time. A crash makes suspects of all turns that ran beside the poison, and each child costs an
+interpreter with the agent's imports; most of its life it waits for a model."""
 
 START_S = 20.0
 """Seconds on top of the turn's own for Python to start and the agent to be imported."""

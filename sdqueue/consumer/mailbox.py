@@ -85,14 +85,28 @@ class Mailboxes:
         if self._busy.get(generation):
             await self._idle.setdefault(generation, asyncio.Event()).wait()
 
-    async def cancel(self) -> None:
-        """Cancel everything that runs and wait for it to end; nothing starts from now on."""
+    async def wait_all_idle(self) -> None:
+        """Wait until nothing runs, of whatever generation. To be called after :meth:`close`."""
+        tasks = self._tasks()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    async def cancel(self, *, within_s: float) -> None:
+        """Cancel everything that runs and wait for it to end; nothing starts from now on.
+
+        Parameters:
+            within_s: seconds after which this returns all the same. What still runs then waits for a backend that
+                does not answer, and can neither save nor acknowledge.
+        """
         self.close()
-        tasks = [box.task for box in self._boxes.values() if box.task is not None]
+        tasks = self._tasks()
         for task in tasks:
             task.cancel()
         if tasks:
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=within_s)
+
+    def _tasks(self) -> list[asyncio.Task[None]]:
+        return [box.task for box in self._boxes.values() if box.task is not None]
 
     def _serve(self) -> None:
         while self._open and self._line and self.running < self._concurrency:

@@ -13,7 +13,7 @@ from sdqueue.consumer.failure import AgentFailed
 from sdqueue.consumer.replies import ReplyPublisher
 from sdqueue.consumer.work import Work
 from sdqueue.errors import LockLost, RecordError, StoreUnavailable, VersionConflict
-from sdqueue.messages import DeadTurn, partition_of, routing_key
+from sdqueue.messages import DeadTurn, partition_of
 from sdqueue.observe import Observer
 from sdqueue.sessions import Retention, SessionWorker, TurnOutcome, TurnState
 
@@ -110,8 +110,10 @@ class Settler:
         forwarded = replace(
             message, headers={**message.headers, HOPS_HEADER: (hops if isinstance(hops, int) else 0) + 1}
         )
-        key = routing_key(partition_of(work.session_id, topology.partitions))
-        await self._publisher.publish(topology.turns, key, forwarded)
+        queue = topology.partition_queue(partition_of(work.session_id, topology.partitions))
+        # Not by the turns exchange, whose alternate would send it round in circles while that queue is missing. So
+        # it is refused and tried again until the queue is back, and nothing of this session passes it meanwhile.
+        await self._publisher.publish("", queue, forwarded)
 
     async def _remember(self, work: Work, settlement: Settlement) -> Settlement:
         """Keep the outcome with the session, so that a repeat gets the same reply and does not run."""

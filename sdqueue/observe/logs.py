@@ -58,7 +58,7 @@ class LogObserver(Observer):
     def __init__(self, consumer: str) -> None:
         self._log: Any = structlog.get_logger().bind(consumer=consumer)
         self._said: dict[str, tuple[float, int]] = {}
-        """When it was last said of a backend that it is away, and how often it was not said since."""
+        """When it was last said of a queue or a backend that it is away, and how often it was not said since."""
 
     def turn_settled(
         self, *, state: str, session_id: str, turn_id: str, seconds: float, letter: DeadTurn | None, by: str | None
@@ -93,18 +93,21 @@ class LogObserver(Observer):
         self._log.debug("queue taken", queue=queue)
 
     def queue_lost(self, *, queue: str, reason: str) -> None:
-        """A warning."""
-        self._log.warning("queue lost, trying again", queue=queue, reason=reason)
+        """A warning, at most every five seconds: a connection takes all its queues with it."""
+        self._repeated("queue", "queue lost, trying again", queue=queue, reason=reason)
 
     def backend_away(self, *, backend: str, error: str) -> None:
         """A warning, at most every five seconds: an outage is met by every turn that runs."""
-        last, left_out = self._said.get(backend, (-REPEAT_S, 0))
+        self._repeated(backend, "backend away, turns wait", backend=backend, error=error)
+
+    def _repeated(self, key: str, event: str, **fields: str) -> None:
+        last, left_out = self._said.get(key, (-REPEAT_S, 0))
         now = time.monotonic()
         if now - last < REPEAT_S:
-            self._said[backend] = (last, left_out + 1)
+            self._said[key] = (last, left_out + 1)
             return
-        self._said[backend] = (now, 0)
-        self._log.warning("backend away, turns wait", backend=backend, error=error, not_shown_since=left_out)
+        self._said[key] = (now, 0)
+        self._log.warning(event, **fields, not_shown_since=left_out)
 
     def loop_blocked(self, *, seconds: float, task: str, stack: str) -> None:
         """An error with the stack."""

@@ -97,3 +97,13 @@ async def test_egress_before_the_topology_says_what_to_do(amqp_url: str, topolog
             await broker.declare_egress("slack")
         with pytest.raises(TopologyMissing):
             await broker.depth(topology.egress_queue("slack"))
+
+
+@pytest.mark.parametrize("partitions", [2, 8])
+async def test_who_counts_other_partitions_is_told_before_the_first_turn(
+    amqp_url: str, broker: Broker, topology: Topology, partitions: int
+) -> None:
+    """A producer with another number would put one session into two queues."""
+    async with RabbitMQBroker(amqp_url, Topology(topology.namespace, partitions)) as other:
+        with pytest.raises(TopologyMismatch, match=rf"has 4 partitions .* {partitions} .*SDQUEUE_PARTITIONS=4"):
+            await other.check()

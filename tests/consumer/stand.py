@@ -215,6 +215,8 @@ class FaultyBroker(MemoryBroker):
     async def publish(self, exchange: str, routing_key: str, message: Message, *, timeout: float = 10.0) -> None:
         topology = self.topology
         what = {topology.replies: "reply", topology.dead: "dead", topology.turns: "turn"}.get(exchange, "copy")
+        if routing_key.startswith(topology.turns):
+            what = "turn"  # forwarded, straight to its queue
         await self._faults.reach(what)
         await super().publish(exchange, routing_key, message, timeout=timeout)
         await self._faults.reach(f"{what} confirmed")

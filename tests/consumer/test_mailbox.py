@@ -11,7 +11,7 @@ import pytest
 from sdqueue.brokers import Delivery, Message, Subscription
 from sdqueue.consumer.mailbox import Mailboxes
 from sdqueue.consumer.work import Work
-from tests.consumer.stand import Puppet, Stand
+from tests.consumer.stand import PATIENCE_S, Puppet, Stand
 
 
 class FakeSubscription:
@@ -87,7 +87,7 @@ async def test_a_flooding_session_delays_others_by_one_turn() -> None:
         desk.mailboxes.put(work(f"s{n}", f"s{n}", generation))
     await desk.end("f0", "s0", "s1", "s2", "f1")
     assert desk.started == ["f0", "s0", "s1", "s2", "f1", "f2"]
-    await desk.mailboxes.cancel()
+    await desk.mailboxes.cancel(within_s=PATIENCE_S)
 
 
 async def test_generations_have_mailboxes_of_their_own() -> None:
@@ -117,7 +117,7 @@ async def test_what_runs_is_told_by_session_and_generation() -> None:
     assert desk.mailboxes.running_before(work("s", "2", new)) is None
     assert desk.mailboxes.running_before(work("other", "2", old)) is None
     await desk.settle_down()
-    await desk.mailboxes.cancel()
+    await desk.mailboxes.cancel(within_s=PATIENCE_S)
 
 
 async def test_nothing_is_idle_twice_or_waits_for_nothing() -> None:
@@ -150,7 +150,7 @@ async def test_cancelling_waits_for_the_end_and_starts_nothing_more() -> None:
     desk.mailboxes.put(work("other", "3", generation))
     await desk.settle_down()
     desk.mailboxes.close()
-    await desk.mailboxes.cancel()
+    await desk.mailboxes.cancel(within_s=PATIENCE_S)
     assert desk.started == desk.ended == ["1"]
     assert desk.mailboxes.running == 0
 

@@ -126,6 +126,24 @@ async def test_turns_that_arrive_during_a_stop_are_not_started(stand: Stand) -> 
     assert await stand.depth() == 2
 
 
+async def test_a_turn_of_a_lost_channel_may_end_too(stand: Stand) -> None:
+    """The interleaving: the connection breaks while a turn runs, and then the consumer is stopped. Cancelled at once,
+    the turn would run again elsewhere; saved within the grace period, it answers its own redelivery."""
+    act = Waiting()
+    async with stand.running({"wait": act}) as member:
+        await stand.send("s", "wait", id="slow")
+        await act.began.acquire()
+        member.cut_off()
+        member.stop()
+        act.go_on.set()
+        await expect_ended(member)
+    assert (await stand.record("s")).seq == 1
+    async with stand.running({"wait": act}) as second:
+        await second.watcher.expect_settled(1)
+    assert second.watcher.settled == [("slow", "duplicate")]
+    assert act.began.locked(), "it ran once"
+
+
 async def test_a_queue_that_is_lost_during_a_stop_is_not_taken_again(stand: Stand) -> None:
     """The interleaving: the consumer waits for its last turn, the connection breaks, and its readers would subscribe
     anew: whoever takes over would then wait for the end of the grace period."""

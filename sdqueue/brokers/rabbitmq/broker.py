@@ -80,7 +80,10 @@ class RabbitMQBroker:
         """As in ``Broker``."""
 
         async def work(connection: Connection) -> bool:
-            return await declare.exchange_exists(connection, self.topology.replies)
+            if not await declare.exchange_exists(connection, self.topology.replies):
+                return False
+            await declare.check_partitions(connection, self.topology)
+            return True
 
         if not await self._call(work, timeout):
             raise TopologyMissing(

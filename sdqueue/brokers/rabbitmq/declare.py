@@ -80,7 +80,7 @@ async def apply(connection: Connection, topology: Topology) -> None:
         TopologyMismatch: something exists with other properties, or with another number of partitions.
         ChannelLost: the connection went.
     """
-    await _check_partitions(connection, topology)
+    await check_partitions(connection, topology)
     *exchanges, replies = topology.exchanges
     await declare(connection, [exchange_frame(exchange) for exchange in exchanges])
     bindings = {binding.queue: binding_frame(binding) for binding in topology.bindings}
@@ -149,12 +149,17 @@ async def _passive(connection: Connection, frame: Frame) -> Any | None:
             raise
 
 
-async def _check_partitions(connection: Connection, topology: Topology) -> None:
+async def check_partitions(connection: Connection, topology: Topology) -> None:
     """Refuse another number of partitions than the namespace was made with.
+
+    A producer or a consumer with another number would put one session into two queues.
 
     The replies exchange is looked for first, the last queue after it: the other way round, a process that
     applies the same topology at the same time could finish in between, and its complete work would look
     like too few.
+
+    Raises:
+        TopologyMismatch: the numbers differ.
     """
     wanted = topology.partitions
 

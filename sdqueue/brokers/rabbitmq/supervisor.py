@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 FIRST_DELAY_S: Final = 0.1
 LAST_DELAY_S: Final = 5.0
-SETTLED_S: Final = 10.0
+SETTLED_S: Final = 1.0
 """A connection that lived this long was a good one: after its loss the waiting starts from the shortest
 delay."""
 

@@ -37,7 +37,7 @@ from sdqueue.sessions import (
 from sdqueue.settings import Settings
 from sdqueue.urls import mask
 
-CLOSE_S: Final = 2.0
+CLOSE_S: Final = 1.0
 """Seconds that a backend may take to close."""
 
 

@@ -24,7 +24,7 @@ SUBSCRIBE_AT_ONCE = 8
 """Subscriptions being made at a time; the broker serves them side by side."""
 
 
-CLEAN_UP_S = 2.0
+CLEAN_UP_S = 1.5
 """Seconds that cancelled turns get to give their sessions back, after the grace period."""
 
 

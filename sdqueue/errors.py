@@ -174,7 +174,7 @@ class ReplyTimeout(ReplyError, TimeoutError):
     def __init__(self, turn_id: str, timeout_s: float) -> None:
         super().__init__(
             f"no reply to turn {turn_id!r} within {timeout_s:g} s; it stays queued: ask again with id={turn_id!r} "
-            "to wait for the same answer, and check with `sdqueue doctor` that a consumer runs"
+            "to wait for the same answer, and see whether a consumer runs and what it logs"
         )
         self.turn_id = turn_id
         self.timeout_s = timeout_s

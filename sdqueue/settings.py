@@ -221,6 +221,15 @@ class Settings(BaseSettings):
             )
         return self
 
+    @classmethod
+    def unknown_variables(cls) -> list[str]:
+        """Variables of the environment that look like settings and are none: mistyped, or somebody else's.
+
+        No error, since Kubernetes makes such variables for a service of the name ``sdqueue``.
+        """
+        known = {*(f"SDQUEUE_{name.upper()}" for name in cls.model_fields), "SDQUEUE_CONFIG"}
+        return sorted(n for n in os.environ if n.startswith("SDQUEUE_") and n not in known and "_TEST_" not in n)
+
     def masked(self) -> dict[str, Any]:
         """All values by name, with the passwords in URLs replaced by ``***``."""
         return {name: mask(value) if name.endswith("_url") else value for name, value in self.model_dump().items()}

@@ -18,7 +18,7 @@ from sdqueue.settings import Settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-BOT, CLIENT, WORKER = PYTHON
+BOT, PARROT, CLIENT, WORKER, PROGRAM = PYTHON
 
 
 @pytest.fixture
@@ -70,6 +70,25 @@ async def test_the_session_layer_code_runs(project: Path) -> None:
     found = await _run(WORKER)
 
     assert found["result"].text == "You said 'hello'."
+
+
+async def test_the_class_is_an_agent(project: Path) -> None:
+    """As it stands, behind a session."""
+    found = await _run(PARROT)
+    worker = sdqueue.SessionWorker(agent_factory=found["Parrot"])
+    for _ in range(2):
+        async with worker.acquire("s") as handle:
+            assert (await handle.turn("hello")).text == "HELLO"
+            history = len(handle.agent.chat_ctx.items)
+    assert history == 4
+
+
+async def test_the_program_runs(project: Path) -> None:
+    """It starts and stops a consumer of its own."""
+    async with asyncio.timeout(30):
+        found = await _run(PROGRAM)
+
+    assert found["broker"].topology.partitions == 64
 
 
 def test_every_setting_and_file_it_names_exists() -> None:

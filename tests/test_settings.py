@@ -266,3 +266,11 @@ def test_a_folder_that_cannot_be_made_is_named(clean_place: Path) -> None:
     (clean_place / "file").write_text("")
     with pytest.raises(ConfigurationError, match="SDQUEUE_BROKER_URL: cannot make the folder"):
         open_broker(Settings.load(broker_url="sqlite:///file/broker.db"))
+
+
+def test_variables_that_only_look_like_settings_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistyped one would silently be as if not set."""
+    monkeypatch.setenv("SDQUEUE_BROKER", "amqp://x")
+    monkeypatch.setenv("SDQUEUE_BROKER_URL", "memory://")
+    monkeypatch.setenv("SDQUEUE_TEST_AMQP_URL", "amqp://x")
+    assert Settings.unknown_variables() == ["SDQUEUE_BROKER"]

@@ -74,7 +74,8 @@ def as_agent_factory(found: Any, *, name: str = "agent") -> AgentFactory:
     if required:
         raise ConfigurationError(
             f"{name}: the factory needs the arguments {', '.join(required)}; it is called without any. "
-            "Wrap it in a function that supplies them"
+            "An agent that is a function is an `async def (text, history)`; a factory with arguments needs a function "
+            "around it that supplies them"
         )
     factory: AgentFactory = found
     return factory

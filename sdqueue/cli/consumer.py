@@ -26,6 +26,7 @@ from sdqueue.observe.logs import LogObserver, configure_logging
 from sdqueue.observe.metrics import MetricsObserver, serve_metrics
 from sdqueue.sessions import SessionWorker
 from sdqueue.settings import Settings
+from sdqueue.urls import mask
 
 LONGEST_WAIT_S = 5.0
 """Longest wait between two tries to reach a broker that is not up yet."""
@@ -54,6 +55,8 @@ async def consumer(
     settings = Settings.load(**given)
     require_shared_broker(settings)
     configure_logging(settings.log_level, settings.log_format)
+    if unknown := Settings.unknown_variables():
+        structlog.get_logger().warning("variables that are no settings have no effect", variables=unknown)
     if processes > 1:
         await _supervise(settings, processes, name, apply)
     else:
@@ -104,7 +107,7 @@ async def _serve(settings: Settings, name: str | None, apply: bool, supervised: 
         if supervised:
             await _when_standard_input_ends(stop)
         if await _prepared(broker, stopping, apply):
-            await _run(running, broker)
+            await _run(running, broker, f"agent {settings.agent or '(built-in)'}, store {mask(settings.store_url)}")
     print(f"consumer {options.name} stopped", flush=True)
 
 
@@ -118,10 +121,11 @@ async def _when_standard_input_ends(stop: Callable[[], None]) -> None:
     await asyncio.get_running_loop().connect_read_pipe(Watch, sys.stdin)
 
 
-async def _run(running: Consumer, broker: Broker) -> None:
+async def _run(running: Consumer, broker: Broker, what: str) -> None:
     async def tell() -> None:
         await running.ready()
-        print(f"consumer {running.options.name} ready: {broker.topology.partitions} partitions", flush=True)
+        told = f"consumer {running.options.name} ready: {broker.topology.partitions} partitions, {what}"
+        print(told, flush=True)
 
     telling = asyncio.create_task(tell())
     try:

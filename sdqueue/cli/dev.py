@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
@@ -22,7 +23,8 @@ from sdqueue.cli.options import EVERYTHING, Given, takes_settings
 from sdqueue.client import REPLY_TIMEOUT_S, Client
 from sdqueue.consumer import Consumer, ConsumerOptions
 from sdqueue.errors import ConfigurationError
-from sdqueue.messages import OutboundReply
+from sdqueue.messages import DeadTurn, OutboundReply
+from sdqueue.observe import Observer, Observers
 from sdqueue.observe.logs import LogObserver, configure_logging
 from sdqueue.sessions import SessionWorker
 from sdqueue.settings import Settings
@@ -68,9 +70,10 @@ async def dev(
             agent_factory=agent_factory, store=store, lock_backend=locks, max_sessions=settings.max_sessions
         )
         options = ConsumerOptions.from_settings(settings, name="dev")
-        consumer = Consumer(broker, worker, options, observer=LogObserver(options.name))
-        client = await stack.enter_async_context(Client(broker, max_text_bytes=settings.max_text_bytes))
         lines = stack.enter_context(Lines())
+        observer = Observers(LogObserver(options.name), _Failures(lines, data / "dev.log"))
+        consumer = Consumer(broker, worker, options, observer=observer)
+        client = await stack.enter_async_context(Client(broker, max_text_bytes=settings.max_text_bytes))
         conversation = Conversation(client, lines, store.load, session=session, channel=CHANNEL, timeout=timeout)
         await _show_late_replies(stack, broker, conversation, lines)
         await stack.enter_async_context(consumer)
@@ -80,6 +83,25 @@ async def dev(
         await _until_stopped(conversation)
     if conversation.failed and not lines.terminal:
         raise typer.Exit(1)
+
+
+class _Failures(Observer):
+    """Shows what an agent raised where its author sits, above the prompt."""
+
+    def __init__(self, lines: Lines, log: Path) -> None:
+        self._lines = lines
+        self._log = log
+
+    def turn_settled(
+        self, *, state: str, session_id: str, turn_id: str, seconds: float, letter: DeadTurn | None, by: str | None
+    ) -> None:
+        if letter is not None:
+            frames = letter.trace.splitlines()[-4:-1]
+            said = "\n".join([f"{letter.reason}: {letter.error}", *frames, f"  (all of it is in {self._log})"])
+            if self._lines.terminal:
+                self._lines.tell(said)
+            else:
+                print(said, file=sys.stderr)
 
 
 def _settings(given: Given, data: Path) -> Settings:
@@ -141,12 +163,9 @@ async def _show_late_replies(stack: AsyncExitStack, broker: Broker, conversation
 def _log_file(settings: Settings, path: Path) -> Iterator[None]:
     """Keep log lines out of the prompt."""
     with path.open("a", encoding="utf-8", buffering=1) as file:
-        handler = logging.StreamHandler(file)
-        logging.getLogger().addHandler(handler)  # and so no other one is added
-        configure_logging(settings.log_level, settings.log_format)
-        structlog.configure(logger_factory=structlog.PrintLoggerFactory(file))
+        configure_logging(settings.log_level, settings.log_format, file)
         try:
             yield
         finally:
-            logging.getLogger().removeHandler(handler)
+            logging.getLogger().handlers.clear()
             structlog.reset_defaults()

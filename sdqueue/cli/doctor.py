@@ -209,6 +209,9 @@ async def _look_at_redis(url: str, timeout: float) -> str:
         info, clock = await link.execute([("INFO",), ("TIME",)], timeout)
     finally:
         await link.aclose()
+    for answer in (info, clock):
+        if isinstance(answer, BaseException):
+            raise StoreUnavailable(f"{mask(url)}: {answer}")
     fields = dict(line.split(":", 1) for line in bytes(info).decode().splitlines() if ":" in line)
     ahead = time.time() - int(clock[0]) - int(clock[1]) / 1e6
     said = [f"Redis {fields.get('redis_version')}, clock {ahead:+.2f} s from here"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Self
 
 from sdqueue.brokers import Broker
@@ -17,6 +18,7 @@ from sdqueue.consumer.reader import QueueReader
 from sdqueue.consumer.replies import ReplyPublisher
 from sdqueue.consumer.settlement import Settlement, Settler, State
 from sdqueue.consumer.work import Work
+from sdqueue.errors import BrokerUnavailable, TopologyError
 from sdqueue.observe import Observer
 from sdqueue.sessions import SessionWorker
 
@@ -54,6 +56,7 @@ class Consumer:
         observer: Observer | None = None,
     ) -> None:
         self.options = ConsumerOptions() if options is None else options
+        self._broker = broker
         self._observer = Observer() if observer is None else observer
         publisher = ReplyPublisher(broker, self._observer)
         self._pipeline = TurnPipeline(worker, publisher, self.options, self._observer)
@@ -110,13 +113,26 @@ class Consumer:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Work until :meth:`stop`; a task of it that dies ends it with the error."""
+        """Work until :meth:`stop`; a task of it that dies ends it with the error.
+
+        Raises:
+            TopologyMissing, TopologyMismatch: the queues are not there, or are others. A broker that is away is waited
+                for.
+            ExceptionGroup: a task of the consumer itself has died.
+        """
+        try:
+            await self._run()
+        except* TopologyError as errors:
+            raise errors.exceptions[0] from None
+
+    async def _run(self) -> None:
         # Consumers that start together read the queues in different orders, so each becomes active on some.
         order = random.sample(list(self._readers.values()), len(self._readers))
         with LoopWatch(self._observer.loop_blocked):
             async with asyncio.TaskGroup() as tasks:
                 side = [tasks.create_task(r.run(), name=f"reader {r.queue}") for r in order]
                 side.append(tasks.create_task(self._report(), name="report"))
+                side.append(tasks.create_task(self._check_topology(), name="topology check"))
                 try:
                     await self._stopping.wait()
                     await self._drain()
@@ -137,6 +153,7 @@ class Consumer:
         4. What has not ended within the grace period is cancelled: nothing of it is saved, and it is delivered again.
         """
         self._mailboxes.close()
+        self._pipeline.stopping = True
         drained = asyncio.create_task(self._drain_all())
         hurrying = asyncio.create_task(self._hurrying.wait())
         try:
@@ -162,6 +179,11 @@ class Consumer:
             self._observer.internal_error(
                 session_id=work.session_id, turn_id=work.turn_id, error=describe(error), trace=trace_of(error)
             )
+
+    async def _check_topology(self) -> None:
+        # A queue that is missing later is waited for; here nobody has made any.
+        with suppress(BrokerUnavailable):
+            await self._broker.check()
 
     async def _report(self) -> None:
         while True:

@@ -58,6 +58,8 @@ class TurnPipeline:
         self._isolation = Isolation(options.agent)
         self._agent_wait = options.retry.wait()
         self._session_wait = wait_random_exponential(multiplier=0.1, max=2)
+        self.stopping = False
+        """Set when the consumer stops: a turn that has not begun, for want of the store, is left to another one."""
 
     async def run(self, work: Work) -> Settlement:
         """Decide the fate of a delivery; whatever that means for the session's state is saved then.
@@ -75,6 +77,8 @@ class TurnPipeline:
         work.seconds_left = min(turn.deadline_s or self._options.turn_timeout_s, self._options.turn_timeout_s)
         try:
             return await self._until_decided(work, turn)
+        except PASSING:
+            return Settlement(State.RELEASED)
         except Stopped as stopped:
             return self._superseded(work, turn, stopped)
         except AgentFailed as failed:
@@ -191,7 +195,7 @@ class TurnPipeline:
 
     def _is_worth_another(self, work: Work, error: BaseException) -> bool:
         if isinstance(error, PASSING):
-            return True
+            return not (self.stopping and work.attempts == 0)
         if not isinstance(error, AgentFailed) or work.failures >= self._options.retry.max_attempts:
             return False
         return work.seconds_left > 0 and self._options.retry.transient(error.cause)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TextIO
 
 import structlog
 
@@ -13,18 +13,18 @@ from sdqueue.messages import DeadTurn
 from sdqueue.observe.observer import Observer
 
 
-def configure_logging(level: str, form: Literal["text", "json"]) -> None:
-    """Send log lines to standard error.
+def configure_logging(level: str, form: Literal["text", "json"], stream: TextIO | None = None) -> None:
+    """Set up the log of this process.
 
     Parameters:
         level: debug, info, warning or error.
         form: ``text`` for people, ``json`` for machines.
+        stream: where lines go; default: standard error.
     """
+    stream = sys.stderr if stream is None else stream
     number = logging.getLevelNamesMapping()[level.upper()]
     renderer: Any = (
-        structlog.processors.JSONRenderer()
-        if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        structlog.processors.JSONRenderer() if form == "json" else structlog.dev.ConsoleRenderer(colors=stream.isatty())
     )
     structlog.configure(
         processors=[
@@ -33,7 +33,7 @@ def configure_logging(level: str, form: Literal["text", "json"]) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(level=max(number, logging.WARNING), handlers=[_Bridge()], force=True)

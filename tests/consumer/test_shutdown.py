@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sdqueue.brokers import Message
-from sdqueue.errors import BrokerUnavailable, TopologyMissing
+from sdqueue.errors import BrokerUnavailable, StoreUnavailable, TopologyMissing
 from sdqueue.sessions import AsyncioLockBackend
 from tests.consumer.stand import PATIENCE_S, Member, Puppet, Stand, failing
 
@@ -142,6 +142,20 @@ async def test_a_turn_of_a_lost_channel_may_end_too(stand: Stand) -> None:
         await second.watcher.expect_settled(1)
     assert second.watcher.settled == [("slow", "duplicate")]
     assert act.began.locked(), "it ran once"
+
+
+async def test_a_turn_that_could_not_begin_does_not_hold_up_a_stop(stand: Stand) -> None:
+    """The store is away: the turn has done nothing that a grace period could save, and is left to another consumer."""
+    async with stand.running(grace_s=PATIENCE_S) as member:
+        member.faults.arm("load", *[failing(StoreUnavailable("away"))] * 1000)
+        await stand.send("s", "hello", id="t")
+        await member.watcher.expect("backend_away", 2)
+        member.stop()
+        await expect_ended(member)
+        assert member.watcher.settled == [("t", "released")]
+    async with stand.running() as second:
+        await second.watcher.expect_settled(1)
+    assert second.watcher.settled == [("t", "completed")]
 
 
 async def test_a_queue_that_is_lost_during_a_stop_is_not_taken_again(stand: Stand) -> None:

@@ -122,8 +122,11 @@ class Consumer:
         """
         try:
             await self._run()
-        except* TopologyError as errors:
-            raise errors.exceptions[0] from None
+        except ExceptionGroup as errors:
+            wrong = errors.subgroup(TopologyError)
+            if wrong is None:
+                raise
+            raise wrong.exceptions[0] from None
 
     async def _run(self) -> None:
         # Consumers that start together read the queues in different orders, so each becomes active on some.

@@ -18,6 +18,16 @@ from sdqueue.testing.records import end, say
 class TurnCases:
     """What a session store must do with turns; run as a part of ``SessionStoreSuite``."""
 
+    counts_beginnings = True
+    """Whether the store is a ``TurnCounter`` too, which is optional; one that says so must be."""
+
+    def counter(self, store: SessionStore) -> TurnCounter:
+        """The store as what counts beginnings; a test that asks for it is skipped where it need not."""
+        if not self.counts_beginnings:
+            pytest.skip("this store counts no beginnings, which is optional")
+        assert isinstance(store, TurnCounter)
+        return store
+
     # The ring
 
     async def test_replies_come_back_byte_for_byte(self, store: SessionStore, session_id: str) -> None:
@@ -113,59 +123,53 @@ class TurnCases:
     # Beginnings
 
     async def test_beginnings_are_counted(self, store: SessionStore, session_id: str) -> None:
-        if not isinstance(store, TurnCounter):
-            pytest.skip("this store counts no beginnings, which is optional")
-        assert [await store.begin(session_id, "t1") for _ in range(3)] == [1, 2, 3]
-        assert await store.begin(session_id, "t2") == 1
-        assert await store.begin(f"{session_id}-other", "t1") == 1
+        counter = self.counter(store)
+        assert [await counter.begin(session_id, "t1") for _ in range(3)] == [1, 2, 3]
+        assert await counter.begin(session_id, "t2") == 1
+        assert await counter.begin(f"{session_id}-other", "t1") == 1
         assert await store.load(session_id) is None
 
     async def test_beginnings_are_taken_back(self, store: SessionStore, session_id: str) -> None:
-        if not isinstance(store, TurnCounter):
-            pytest.skip("this store counts no beginnings, which is optional")
-        await store.begin(session_id, "t1")
-        await store.begin(session_id, "t1")
-        await store.rewind(session_id, "t1")
-        assert await store.begin(session_id, "t1") == 2
+        counter = self.counter(store)
+        await counter.begin(session_id, "t1")
+        await counter.begin(session_id, "t1")
+        await counter.rewind(session_id, "t1")
+        assert await counter.begin(session_id, "t1") == 2
         for _ in range(4):
-            await store.rewind(session_id, "t1")
-        await store.rewind(session_id, "never begun")
-        assert await store.begin(session_id, "t1") == 1
+            await counter.rewind(session_id, "t1")
+        await counter.rewind(session_id, "never begun")
+        assert await counter.begin(session_id, "t1") == 1
 
     async def test_an_outcome_ends_beginnings(self, store: SessionStore, session_id: str) -> None:
-        if not isinstance(store, TurnCounter):
-            pytest.skip("this store counts no beginnings, which is optional")
+        counter = self.counter(store)
         for turn_id in ("t1", "t1", "t2"):
-            await store.begin(session_id, turn_id)
+            await counter.begin(session_id, turn_id)
         record = SessionRecord()
         end(record, "t1", "r")
         await store.save(session_id, record)
-        assert await store.begin(session_id, "t1") == 1
-        assert await store.begin(session_id, "t2") == 2
+        assert await counter.begin(session_id, "t1") == 1
+        assert await counter.begin(session_id, "t2") == 2
 
     async def test_a_refused_save_leaves_beginnings(self, store: SessionStore, session_id: str) -> None:
-        if not isinstance(store, TurnCounter):
-            pytest.skip("this store counts no beginnings, which is optional")
+        counter = self.counter(store)
         await store.save(session_id, SessionRecord())
-        await store.begin(session_id, "t1")
+        await counter.begin(session_id, "t1")
         stale = SessionRecord()
         end(stale, "t1", "r")
         with pytest.raises(VersionConflict):
             await store.save(session_id, stale)
-        assert await store.begin(session_id, "t1") == 2
+        assert await counter.begin(session_id, "t1") == 2
 
     async def test_a_delete_ends_beginnings(self, store: SessionStore, session_id: str) -> None:
-        if not isinstance(store, TurnCounter):
-            pytest.skip("this store counts no beginnings, which is optional")
-        await store.begin(session_id, "t1")
+        counter = self.counter(store)
+        await counter.begin(session_id, "t1")
         await store.delete(session_id)
-        assert await store.begin(session_id, "t1") == 1
+        assert await counter.begin(session_id, "t1") == 1
         await store.save(session_id, SessionRecord())
         await store.delete(session_id)
-        assert await store.begin(session_id, "t1") == 1
+        assert await counter.begin(session_id, "t1") == 1
 
     async def test_beginnings_at_once_are_all_counted(self, store: SessionStore, session_id: str) -> None:
-        if not isinstance(store, TurnCounter):
-            pytest.skip("this store counts no beginnings, which is optional")
-        counts = await asyncio.gather(*(store.begin(session_id, "t") for _ in range(20)))
+        counter = self.counter(store)
+        counts = await asyncio.gather(*(counter.begin(session_id, "t") for _ in range(20)))
         assert sorted(counts) == list(range(1, 21))

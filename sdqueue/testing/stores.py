@@ -14,7 +14,7 @@ import pytest
 from sdqueue.agents import ChatContext, ChatMessage, FlowState
 from sdqueue.errors import VersionConflict
 from sdqueue.sessions.record import SessionRecord, Stored
-from sdqueue.sessions.stores.store import RevisionCheck, SessionStore, TurnCounter
+from sdqueue.sessions.stores.store import RevisionCheck, SessionStore
 from sdqueue.testing.records import HOSTILE_IDS, end, make_record, say
 from sdqueue.testing.store_refusals import RefusalCases
 from sdqueue.testing.store_turns import TurnCases
@@ -32,7 +32,8 @@ class SessionStoreSuite(TurnCases, RefusalCases):
 
     The tests are coroutines, for pytest-asyncio in auto mode. Their session ids are
     their own, but for ``HOSTILE_IDS``: give a shared store a namespace for each test. Overriding
-    :meth:`reopen` and :meth:`plant` tests more.
+    :meth:`reopen` and :meth:`plant` tests more; a store that
+    counts no beginnings sets ``counts_beginnings = False``.
     """
 
     async def reopen(self, store: SessionStore) -> SessionStore:
@@ -402,8 +403,7 @@ class SessionStoreSuite(TurnCases, RefusalCases):
 
     async def test_another_opening_sees_the_same_sessions(self, store: SessionStore, session_id: str) -> None:
         other = await self.reopen(store)
-        assert isinstance(store, TurnCounter)
-        assert isinstance(other, TurnCounter)
+        counter, other_counter = self.counter(store), self.counter(other)
         record = make_record(["one"])
         end(record, "t1", "r")
         await store.save(session_id, record)
@@ -415,7 +415,7 @@ class SessionStoreSuite(TurnCases, RefusalCases):
         assert await store.load(session_id) == loaded
         with pytest.raises(VersionConflict):
             await store.save(session_id, record)
-        assert [await s.begin(session_id, "t") for s in (store, other, store)] == [1, 2, 3]
+        assert [await c.begin(session_id, "t") for c in (counter, other_counter, counter)] == [1, 2, 3]
         await other.delete(session_id)
         assert await store.load(session_id) is None
 

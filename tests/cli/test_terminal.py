@@ -16,6 +16,8 @@ def _terminal() -> tuple[int, int]:
     try:
         return os.openpty()
     except OSError as error:
+        if os.environ.get("CI"):
+            raise
         pytest.skip(f"this machine has no pseudo-terminals (is /dev/pts mounted?): {error}")
 
 

@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Self
 
-from sdqueue.brokers import Broker
-from sdqueue.consumer.failure import describe, trace_of
+from sdqueue.brokers import Broker, Delivery
+from sdqueue.consumer.backlog import BacklogDesk, BacklogKeeper
+from sdqueue.consumer.failure import Refused, describe, trace_of
+from sdqueue.consumer.intake import Intake, interrupt
 from sdqueue.consumer.loopwatch import LoopWatch
-from sdqueue.consumer.mailbox import Mailboxes
+from sdqueue.consumer.mailbox import Mailbox, Mailboxes, Ran
 from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.pipeline import TurnPipeline
 from sdqueue.consumer.reader import QueueReader
 from sdqueue.consumer.replies import ReplyPublisher
-from sdqueue.consumer.settlement import Settlement, Settler, State
+from sdqueue.consumer.settlement import Settlement, State
+from sdqueue.consumer.settler import Settler
 from sdqueue.consumer.work import Work
-from sdqueue.errors import BrokerUnavailable, TopologyError
+from sdqueue.errors import BrokerUnavailable, StoreUnavailable, TopologyError
+from sdqueue.messages import partition_of
 from sdqueue.observe import Observer
 from sdqueue.sessions import SessionWorker
 
 SUBSCRIBE_AT_ONCE = 8
 """Subscriptions being made at a time; the broker serves them side by side."""
 
+BACKLOGS_S = 1.0
+"""How often a consumer looks for backlogs that nobody works on."""
 
 CLEAN_UP_S = 1.5
 """Seconds that cancelled turns get to give their sessions back, after the grace period."""
@@ -60,17 +67,25 @@ class Consumer:
         self._observer = Observer() if observer is None else observer
         publisher = ReplyPublisher(broker, self._observer)
         self._pipeline = TurnPipeline(worker, publisher, self.options, self._observer)
-        self._settler = Settler(publisher, worker, self.options.retention, self._observer)
-        self._mailboxes = Mailboxes(self._work, self.options.concurrency)
+        self._settler = Settler(publisher, worker, self.options, self._observer)
+        self._mailboxes = Mailboxes(
+            self._work,
+            self.options.concurrency,
+            bound=self.options.mailbox_size,
+            keeper=self._keepers(worker),
+            on_put=partial(interrupt, self.options),
+        )
+        self._backlog = worker.backlog
+        intake = Intake(broker, self._mailboxes, self.options, self._observer)
         places = asyncio.Semaphore(SUBSCRIBE_AT_ONCE)
         self._readers = {
             queue.name: QueueReader(
                 broker,
                 queue.name,
+                intake,
                 self._mailboxes,
                 self._observer,
                 prefetch=self.options.prefetch,
-                max_text_bytes=self.options.max_text_bytes,
                 places=places,
             )
             for queue in broker.topology.queues
@@ -136,6 +151,7 @@ class Consumer:
                 side = [tasks.create_task(r.run(), name=f"reader {r.queue}") for r in order]
                 side.append(tasks.create_task(self._report(), name="report"))
                 side.append(tasks.create_task(self._check_topology(), name="topology check"))
+                side.append(tasks.create_task(self._take_up_backlogs(), name="backlogs"))
                 try:
                     await self._stopping.wait()
                     await self._drain()
@@ -169,19 +185,73 @@ class Consumer:
     async def _drain_all(self) -> None:
         await asyncio.gather(*(reader.drain() for reader in self._readers.values()), self._mailboxes.wait_all_idle())
 
-    async def _work(self, work: Work) -> None:
+    async def _work(self, work: Work) -> Ran:
         """Take a piece of work to its settlement; the one place where an unexpected error can surface."""
         try:
-            await self._settler.settle(work, await self._pipeline.run(work))
+            if work.refused is not None:
+                if not await self._settler.refuse(work, work.refused):
+                    work.admit()
+                    self._mailboxes.put(work)
+                return Ran.ENDED
+            settlement = await self._pipeline.run(work)
+            if settlement.state is State.DEFERRED:
+                return Ran.PARKED if settlement.parked else Ran.BEHIND  # its keeper settles it, once it is kept
+            await self._settler.settle(work, settlement)
         except asyncio.CancelledError:
-            self._readers[work.delivery.queue].give_up(work.delivery.subscription)
+            self._give_up(work.delivery)
             await self._settler.settle(work, Settlement(State.RELEASED))
             raise
         except Exception as error:  # noqa: BLE001 -- a defect of ours must cost a redelivery, never a turn or the process
-            self._readers[work.delivery.queue].give_up(work.delivery.subscription)
+            self._give_up(work.delivery)
             self._observer.internal_error(
                 session_id=work.session_id, turn_id=work.turn_id, error=describe(error), trace=trace_of(error)
             )
+        return Ran.ENDED
+
+    def _give_up(self, delivery: Delivery) -> None:
+        self._readers[delivery.queue].give_up(delivery.subscription)
+
+    def _keepers(self, worker: SessionWorker) -> Callable[[Mailbox], BacklogKeeper] | None:
+        """What makes the keepers of backlogs, where the store has any."""
+        if worker.backlog is None:
+            return None
+        full = Refused("backlog-full", f"{self.options.backlog_size} turns of its session wait already")
+
+        def on_error(box: Mailbox, error: Exception) -> None:
+            self._readers[box.queue].give_up(box.subscription)
+            self._observer.internal_error(
+                session_id=box.session_id, turn_id="", error=describe(error), trace=trace_of(error)
+            )
+
+        desk = BacklogDesk(
+            store=worker.backlog,
+            observer=self._observer,
+            max_text_bytes=self.options.max_text_bytes,
+            batch=self.options.mailbox_size,
+            limit=self.options.backlog_size,
+            on_deferred=lambda work: self._settler.settle(work, Settlement(State.DEFERRED)),
+            on_refused=lambda work: self._settler.refuse(work, full),
+            on_error=on_error,
+        )
+        return partial(BacklogKeeper, desk=desk)
+
+    async def _take_up_backlogs(self) -> None:
+        """Work on backlogs that nobody works on: their consumer has died, or their session is parked no more."""
+        if self._backlog is None:
+            return
+        while True:
+            try:
+                listed = await self._backlog.backlogged()
+            except StoreUnavailable as error:
+                self._observer.backend_away(backend="store", error=str(error))
+                listed = {}
+            topology = self._broker.topology
+            for session_id, mark in listed.items():
+                queue = topology.partition_queue(partition_of(session_id, topology.partitions))
+                subscription = self._readers[queue].subscription
+                if subscription is not None:
+                    self._mailboxes.take_up(subscription, queue, session_id, mark)
+            await asyncio.sleep(BACKLOGS_S)
 
     async def _check_topology(self) -> None:
         # A queue that is missing later is waited for; here nobody has made any.

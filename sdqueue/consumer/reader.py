@@ -8,8 +8,8 @@ from weakref import WeakSet
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from sdqueue.brokers import Broker, Delivery, Subscription
+from sdqueue.consumer.intake import Intake
 from sdqueue.consumer.mailbox import Mailboxes
-from sdqueue.consumer.work import Work
 from sdqueue.errors import BrokerError
 from sdqueue.observe import Observer
 
@@ -23,10 +23,10 @@ class QueueReader:
     Parameters:
         broker: whose queue.
         queue: its name.
-        mailboxes: where the work goes.
+        intake: takes what is delivered.
+        mailboxes: where that waits.
         observer: told of gains and losses.
         prefetch: unacknowledged deliveries.
-        max_text_bytes: longest text of a turn.
         places: held while subscribing, so that not all readers do it at once.
     """
 
@@ -34,25 +34,30 @@ class QueueReader:
         self,
         broker: Broker,
         queue: str,
+        intake: Intake,
         mailboxes: Mailboxes,
         observer: Observer,
         *,
         prefetch: int,
-        max_text_bytes: int,
         places: asyncio.Semaphore,
     ) -> None:
         self.queue = queue
         self.subscribed = asyncio.Event()
         self._broker = broker
+        self._intake = intake
         self._mailboxes = mailboxes
         self._observer = observer
         self._prefetch = prefetch
-        self._max_text_bytes = max_text_bytes
         self._places = places
         self._subscription: Subscription | None = None
         self._given_up: WeakSet[Subscription] = WeakSet()
         self._gave_up = asyncio.Event()
         self._draining = False
+
+    @property
+    def subscription(self) -> Subscription | None:
+        """The present generation, where there is one."""
+        return self._subscription
 
     async def run(self) -> None:
         """Stay subscribed until cancelled, or until drained."""
@@ -132,13 +137,7 @@ class QueueReader:
     def _on_delivery(self, delivery: Delivery) -> None:
         if delivery.subscription in self._given_up:
             return  # it comes again, behind the one for which the generation was given up
-        work = Work.read(delivery, max_text_bytes=self._max_text_bytes)
-        self._observer.turn_received(queue=delivery.queue, anonymous=work.anonymous)
-        if work.turn is not None and work.turn.kind == "cancel":
-            running = self._mailboxes.running_before(work)
-            if running is not None:
-                running.stop(work.turn_id)
-        self._mailboxes.put(work)
+        self._intake.take(delivery)
 
     def _refused(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

@@ -114,12 +114,13 @@ class TurnPipeline:
             with agents_code():
                 async with self._worker.acquire(turn.session_id, turn_id=turn.id) as handle:
                     past = handle.recall(work.turn_id)
-                    if past is not None:
+                    if past is not None and work.is_repeat(past):
                         return Settlement(State.DUPLICATE, past.replies or ())
                     work.forget_spent(lambda by: handle.recall(by) is not None)
                     work.check_stopped()
                     body = await self._perform(work, turn, handle)
-                    handle.remember(TurnOutcome(work.turn_id, time.time(), (body,)), self._options.retention)
+                    outcome = TurnOutcome(work.turn_id, time.time(), (body,), replay=work.replay)
+                    handle.remember(outcome, self._options.retention)
         except AgentFailed:
             work.failures += 1
             raise
@@ -145,7 +146,9 @@ class TurnPipeline:
             more["turn_kind"] = turn.kind
         handle.seq += 1
         text = result.text if result else ""
-        return make_reply(Addressee.of(turn), "final", text, seq=handle.seq, result=result, **more)
+        return make_reply(
+            Addressee.of(turn), "final", text, seq=handle.seq, part=str(work.replay), result=result, **more
+        )
 
     async def _answer(self, work: Work, turn: InboundTurn, handle: SessionHandle) -> TurnResult:
         work.attempts += 1
@@ -187,7 +190,7 @@ class TurnPipeline:
                 "delta",
                 text,
                 seq=seq,
-                part=f"0.{attempt}.{index}",
+                part=f"{work.replay}.{attempt}.{index}",
                 attempt=work.attempts,
                 consumer=self._options.name,
             ),
@@ -240,6 +243,7 @@ class TurnPipeline:
             Addressee.of(turn),
             "error",
             said_of(stopped),
+            part=str(work.replay),
             reason=reason_of(stopped),
             superseded_by=stopped.by,
             consumer=self._options.name,
@@ -257,11 +261,15 @@ class TurnPipeline:
             session_id=to.session_id,
             channel=to.channel,
             queue=work.delivery.queue,
+            routing_key=work.delivery.routing_key,
             consumer=self._options.name,
+            replay=work.replay,
         )
         if not to.session_id and not work.delivery.message.reply_to:
             return Settlement(State.DEAD, letter=letter)
-        body = make_reply(to, "error", said_of(error), reason=letter.reason, consumer=self._options.name)
+        body = make_reply(
+            to, "error", said_of(error), part=str(work.replay), reason=letter.reason, consumer=self._options.name
+        )
         return Settlement(State.DEAD, (body,), letter)
 
 

@@ -135,15 +135,21 @@ class Settler:
             with agents_code():
                 async with self._worker.acquire(work.session_id, turn_id=work.turn_id) as handle:
                     past = handle.recall(work.turn_id)
-                    if past is not None:
+                    if past is not None and work.is_repeat(past):
                         return replace(settlement, replies=past.replies or ())
-                    state: TurnState = "dead" if settlement.state is State.DEAD else "superseded"
-                    outcome = TurnOutcome(work.turn_id, time.time(), settlement.replies, state, settlement.by)
-                    handle.remember(outcome, self._retention)
+                    handle.remember(_outcome(work, settlement), self._retention)
         except StoreUnavailable as error:
             self._observer.backend_away(backend="store", error=str(error))
             raise
         return settlement
+
+
+def _outcome(work: Work, settlement: Settlement) -> TurnOutcome:
+    """How a turn ended without its agent. A dead one ends at the time that its letter gives: so a replay names it."""
+    died_at = settlement.letter.died_at if settlement.letter else None
+    at = died_at.timestamp() if died_at else time.time()
+    state: TurnState = "dead" if settlement.state is State.DEAD else "superseded"
+    return TurnOutcome(work.turn_id, at, settlement.replies, state, settlement.by, work.replay)
 
 
 HOPS_HEADER = "sdqueue-hops"

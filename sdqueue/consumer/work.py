@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from sdqueue.brokers import Delivery
 from sdqueue.consumer.failure import Stopped
 from sdqueue.errors import InvalidTurn
-from sdqueue.messages import InboundTurn
+from sdqueue.messages import InboundTurn, replay_number, replayed_death
+from sdqueue.sessions import TurnOutcome
 
 
 @dataclass(eq=False, slots=True)
@@ -67,6 +68,28 @@ class Work:
     def turn_id(self) -> str:
         """The turn's id; empty where it is no turn."""
         return (self.turn.id or "") if self.turn else ""
+
+    @property
+    def replay(self) -> int:
+        """How often the turn was put back from the dead letters; 0 for all but those."""
+        return replay_number(self.delivery.message.headers)
+
+    def is_repeat(self, past: TurnOutcome | None) -> bool:
+        """Whether the turn has had its end, so that it must not run again.
+
+        A replay is no repeat of the death that it answers, but of everything else: what was answered is never run
+        again, and a second letter of the same death, or a letter that was put back twice, brings nothing new.
+
+        Parameters:
+            past: how the session remembers that it ended, ``None`` where it does not.
+        """
+        replay = self.replay
+        if past is None or replay == 0:
+            return past is not None
+        if past.replies is None:
+            # Only its id is left, and when it ended: whether that was in this death.
+            return past.at != replayed_death(self.delivery.message.headers)
+        return past.state != "dead" or past.replay >= replay
 
     def stop(self, by: str) -> None:
         """Ask the turn to stop, on behalf of a later one. It is too late once the turn is being saved."""

@@ -163,6 +163,16 @@ class Broker(Protocol):
         """
         ...
 
+    async def receivers(self, queue: str, *, timeout: float = 10.0) -> int:
+        """How many subscriptions receive from a queue, of all processes: whether somebody may hold messages of it.
+
+        Where only one is active at a time, those that wait in line behind it are not counted.
+
+        Raises:
+            TopologyMissing: there is no such queue.
+        """
+        ...
+
     async def describe(self, *, timeout: float = 10.0) -> str:
         """What answers, for people: product and version, such as ``RabbitMQ 3.10.8``.
 

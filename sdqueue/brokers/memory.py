@@ -237,6 +237,11 @@ class MemoryBroker:
         self._layout()
         return len(self.server._queue(queue).waiting)
 
+    async def receivers(self, queue: str, *, timeout: float = 10.0) -> int:
+        """See :class:`~sdqueue.brokers.Broker`."""
+        self._layout()
+        return len(self.server._queue(queue).receivers())
+
     async def describe(self, *, timeout: float = 10.0) -> str:
         """See :class:`~sdqueue.brokers.Broker`."""
         self._layout()

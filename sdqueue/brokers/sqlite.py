@@ -186,6 +186,10 @@ class SQLiteBroker:
         """See :class:`~sdqueue.brokers.Broker`."""
         return await self._run(lambda ledger: ledger.depth(queue), timeout, watch=True)
 
+    async def receivers(self, queue: str, *, timeout: float = 10.0) -> int:
+        """See :class:`~sdqueue.brokers.Broker`."""
+        return await self._run(lambda ledger: ledger.receivers(queue), timeout, watch=True)
+
     async def describe(self, *, timeout: float = 10.0) -> str:
         """See :class:`~sdqueue.brokers.Broker`."""
         return await self._run(lambda _: f"SQLite {sqlite3.sqlite_version} ({self.path})", timeout)

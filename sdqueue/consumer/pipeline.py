@@ -21,7 +21,7 @@ from sdqueue.consumer.work import Work
 from sdqueue.errors import InvalidTurn, LockLost, RecordTooNew, SessionError, StoreUnavailable, VersionConflict
 from sdqueue.messages import InboundTurn, partition_of
 from sdqueue.observe import Observer
-from sdqueue.sessions import SessionHandle, SessionWorker, TurnOutcome
+from sdqueue.sessions import SessionHandle, SessionWorker, TurnOutcome, TurnState
 
 MAX_HOPS = 5
 """More forwardings than this mean that consumers disagree about the number of partitions."""
@@ -142,9 +142,10 @@ class TurnPipeline:
     def _early_end(self, work: Work, handle: SessionHandle) -> Settlement | None:
         """The fate of a turn that is not to run, or not now."""
         past = handle.recall(work.turn_id)
-        if past is not None:
-            return Settlement(State.DUPLICATE, past.replies or ())
-        if handle.refusal is not None:
+        if past is not None and work.is_repeat(past):
+            # Whoever answered a replay may have died before it had let the turns go that waited for it.
+            return Settlement(State.DUPLICATE, past.replies or (), releases=work.replay > 0)
+        if handle.refusal is not None and not work.replay:
             replies = handle.refusal.replies or ()
             if not work.delivery.redelivered:
                 return Settlement(State.DUPLICATE, replies)
@@ -208,17 +209,17 @@ class TurnPipeline:
         for each in (work, *work.taken):
             assert each.turn is not None
             handle.seq += 1
-            to, more = Addressee.of(each.turn), {"consumer": self._options.name}
+            to, part, more = Addressee.of(each.turn), str(each.replay), {"consumer": self._options.name}
+            state: TurnState = "completed" if each is answering else "superseded"
+            by, text, said = None, "", None
             if each is not answering:
-                more["superseded_by"] = answering.turn_id
-                bodies.append(make_reply(to, "final", "", seq=handle.seq, result=None, **more))
-                outcome = TurnOutcome(each.turn_id, time.time(), (bodies[-1],), "superseded", answering.turn_id)
+                by = more["superseded_by"] = answering.turn_id
+            elif result is None:
+                more["turn_kind"] = each.turn.kind
             else:
-                if result is None:
-                    more["turn_kind"] = each.turn.kind
-                text = result.text if result else ""
-                bodies.append(make_reply(to, "final", text, seq=handle.seq, result=result, **more))
-                outcome = TurnOutcome(each.turn_id, time.time(), (bodies[-1],))
+                text, said = result.text, result
+            bodies.append(make_reply(to, "final", text, seq=handle.seq, part=part, result=said, **more))
+            outcome = TurnOutcome(each.turn_id, time.time(), (bodies[-1],), state, by, each.replay)
             handle.remember(outcome, self._options.retention)
         return bodies
 
@@ -270,7 +271,7 @@ class TurnPipeline:
                 "delta",
                 text,
                 seq=seq,
-                part=f"0.{attempt}.{index}",
+                part=f"{work.answering.replay}.{attempt}.{index}",
                 attempt=work.attempts,
                 consumer=self._options.name,
             ),

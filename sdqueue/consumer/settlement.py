@@ -61,6 +61,7 @@ def superseded(work: Work, stopped: Stopped, *, consumer: str) -> Settlement:
         Addressee.of(work.turn),
         "error",
         said_of(stopped),
+        part=str(work.replay),
         reason=stopped.reason,
         superseded_by=stopped.by,
         consumer=consumer,
@@ -80,11 +81,14 @@ def dead(work: Work, error: BaseException, *, consumer: str) -> Settlement:
         session_id=to.session_id,
         channel=to.channel,
         queue=work.delivery.queue,
+        routing_key=work.delivery.routing_key,
         consumer=consumer,
+        replay=work.replay,
     )
     if not to.session_id and not work.delivery.message.reply_to:
         return Settlement(State.DEAD, letter=letter)
-    body = make_reply(to, "error", said_of(error), reason=letter.reason, consumer=consumer)
+    part = str(work.replay)
+    body = make_reply(to, "error", said_of(error), part=part, reason=letter.reason, consumer=consumer)
     return Settlement(State.DEAD, (body,), letter)
 
 

@@ -145,12 +145,11 @@ class Settler:
         with agents_code():
             async with self._worker.acquire(work.session_id, turn_id=work.turn_id) as handle:
                 past = handle.recall(work.turn_id)
-                if past is not None:
+                if past is not None and work.is_repeat(past):
                     return replace(settlement, replies=past.replies or ())
-                state: TurnState = "dead" if settlement.state is State.DEAD else "superseded"
-                outcome = TurnOutcome(work.turn_id, time.time(), settlement.replies, state, settlement.by)
+                outcome = _outcome(work, settlement)
                 handle.remember(outcome, self._options.retention)
-                if state == "dead" and self._options.on_dead.of(work.turn.channel) is OnDead.PARK:
+                if outcome.state == "dead" and self._options.on_dead.of(work.turn.channel) is OnDead.PARK:
                     handle.park(work.turn_id)
         return settlement
 
@@ -167,3 +166,11 @@ class Settler:
         error = state.outcome.exception() if state.outcome else None
         if isinstance(error, StoreUnavailable):
             self._observer.backend_away(backend="store", error=str(error))
+
+
+def _outcome(work: Work, settlement: Settlement) -> TurnOutcome:
+    """How a turn ended without its agent. A dead one ends at the time that its letter gives: so a replay names it."""
+    died_at = settlement.letter.died_at if settlement.letter else None
+    at = died_at.timestamp() if died_at else time.time()
+    state: TurnState = "dead" if settlement.state is State.DEAD else "superseded"
+    return TurnOutcome(work.turn_id, at, settlement.replies, state, settlement.by, work.replay)

@@ -12,7 +12,8 @@ from typing import Protocol
 from sdqueue.brokers import Delivery
 from sdqueue.consumer.failure import Refused, Stopped
 from sdqueue.errors import InvalidTurn
-from sdqueue.messages import InboundTurn
+from sdqueue.messages import InboundTurn, replay_number, replayed_death
+from sdqueue.sessions import TurnOutcome
 
 
 class Followers(Protocol):
@@ -54,7 +55,6 @@ class Work:
     """Starts of the agent."""
     failures: int = 0
     """Those of them that the agent itself failed at; a save that failed is none."""
-    replay: int = 0
     unsorted: bool = False
     """Whether it is to be looked at before it is known where it belongs, as what is replayed is, or what came to the
     wrong partition. Anything else may wait in the session's backlog unseen."""
@@ -98,6 +98,28 @@ class Work:
     def turn_id(self) -> str:
         """The turn's id; empty where it is no turn."""
         return (self.turn.id or "") if self.turn else ""
+
+    @property
+    def replay(self) -> int:
+        """How often the turn was put back from the dead letters; 0 for all but those."""
+        return replay_number(self.delivery.message.headers)
+
+    def is_repeat(self, past: TurnOutcome | None) -> bool:
+        """Whether the turn has had its end, so that it must not run again.
+
+        A replay is no repeat of the death that it answers, but of everything else: what was answered is never run
+        again, and a second letter of the same death, or a letter that was put back twice, brings nothing new.
+
+        Parameters:
+            past: how the session remembers that it ended, ``None`` where it does not.
+        """
+        replay = self.replay
+        if past is None or replay == 0:
+            return past is not None
+        if past.replies is None:
+            # Only its id is left, and when it ended: whether that was in this death.
+            return past.at != replayed_death(self.delivery.message.headers)
+        return past.state != "dead" or past.replay >= replay
 
     @property
     def is_message(self) -> bool:

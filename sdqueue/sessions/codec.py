@@ -156,6 +156,8 @@ def _outcome(outcome: TurnOutcome) -> dict[str, Any]:
         fields["state"] = outcome.state
     if outcome.by is not None:
         fields["by"] = outcome.by
+    if outcome.replay:
+        fields["replay"] = outcome.replay
     if wrong := _wrong_outcome(fields):
         raise RecordError(f"the outcome of a turn cannot be saved: {wrong}")
     return fields
@@ -206,7 +208,12 @@ def _ring(turns: list[Any]) -> TurnRing:
             ring.ids[turn["id"]] = turn["at"]
         else:
             ring.outcomes[turn["id"]] = TurnOutcome(
-                turn["id"], turn["at"], tuple(turn["replies"]), turn.get("state", "completed"), turn.get("by")
+                turn["id"],
+                turn["at"],
+                tuple(turn["replies"]),
+                turn.get("state", "completed"),
+                turn.get("by"),
+                turn.get("replay", 0),
             )
     return ring
 
@@ -230,6 +237,8 @@ def _wrong_outcome(fields: Mapping[str, Any]) -> str | None:
             wrong = "replies are not JSON texts"
         elif not isinstance(fields.get("state", ""), str) or not isinstance(fields.get("by", ""), str):
             wrong = "state and by are not strings"
+        elif type(fields.get("replay", 0)) is not int:
+            wrong = "replay is not a whole number"
     return wrong
 
 

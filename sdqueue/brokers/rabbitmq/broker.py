@@ -136,15 +136,22 @@ class RabbitMQBroker:
 
     async def depth(self, queue: str, *, timeout: float = 10.0) -> int:
         """As in ``Broker``."""
-        count = await self._call(lambda connection: declare.queue_depth(connection, queue), timeout)
-        if count is None:
-            raise _no_queue(queue)
-        return count
+        return (await self._queue_state(queue, timeout)).depth
+
+    async def receivers(self, queue: str, *, timeout: float = 10.0) -> int:
+        """As in ``Broker``."""
+        return (await self._queue_state(queue, timeout)).receivers
 
     async def describe(self, *, timeout: float = 10.0) -> str:
         """As in ``Broker``."""
         deadline = asyncio.get_running_loop().time() + timeout
         return (await self._consuming.get(deadline, timeout)).product
+
+    async def _queue_state(self, queue: str, timeout: float) -> declare.QueueState:
+        state = await self._call(lambda connection: declare.queue_state(connection, queue), timeout)
+        if state is None:
+            raise _no_queue(queue)
+        return state
 
     async def _subscribe(
         self, make: Callable[[], RabbitMQSubscription], frames: tuple[Frame, ...], timeout: float

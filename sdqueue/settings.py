@@ -109,6 +109,12 @@ class Settings(BaseSettings):
         le=16 * 1024 * 1024,
         description="Longest text of a turn, in bytes of UTF-8.",
     )
+    consumer_timeout_s: float = Field(
+        default=1800.0,
+        gt=0,
+        description="Seconds after which the broker takes unacknowledged turns away (RabbitMQ's consumer_timeout); "
+        "a third of it is warned of.",
+    )
     session_ttl_s: float = Field(
         default=30 * 24 * 3600.0, ge=60, description="Seconds after its last save that Redis keeps a session."
     )

@@ -11,7 +11,7 @@ import asyncio
 import base64
 import json
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -20,13 +20,10 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from sdqueue.brokers import Delivery, Message
 from sdqueue.consumer.mailbox import Mailbox
-from sdqueue.consumer.work import Work
+from sdqueue.consumer.work import NO_TAG, Work
 from sdqueue.errors import InvalidTurn, StoreUnavailable
 from sdqueue.observe import Observer
 from sdqueue.sessions import Deferred, TurnBacklog
-
-NO_TAG = 0
-"""The tag of what comes from a backlog: brokers count from 1, so there is nothing to acknowledge."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +74,9 @@ class BacklogKeeper:
         self._task: asyncio.Task[None] | None = None
 
     @property
-    def waiting(self) -> int:
+    def waiting(self) -> Collection[Work]:
         """See :class:`~sdqueue.consumer.mailbox.Keeper`."""
-        return len(self._arrived)
+        return self._arrived
 
     def start(self, works: Iterable[Work], mark: str | None) -> None:
         """See :class:`~sdqueue.consumer.mailbox.Keeper`."""

@@ -27,10 +27,13 @@ class Intake:
         self._mailboxes = mailboxes
         self._options = options
         self._observer = observer
+        self.last: dict[str, float] = {}
+        """When each queue has last delivered something, by the monotonic clock."""
 
     def take(self, delivery: Delivery) -> None:
         """Take a delivery in."""
         work = Work.read(delivery, max_text_bytes=self._options.max_text_bytes)
+        self.last[delivery.queue] = work.arrived
         self._observer.turn_received(queue=delivery.queue, anonymous=work.anonymous)
         turn = work.turn
         if turn is not None:

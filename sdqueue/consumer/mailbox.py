@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
 from enum import Enum, auto
 from typing import Protocol
 
@@ -23,8 +23,10 @@ class Ran(Enum):
 class Keeper(Protocol):
     """Brings the turns that a mailbox has no room for into the session's backlog, and back."""
 
-    waiting: int
-    """Turns that are not in the backlog yet."""
+    @property
+    def waiting(self) -> Collection[Work]:
+        """Turns that are not in the backlog yet."""
+        ...
 
     def start(self, works: Iterable[Work], mark: str | None) -> None:
         """Begin, with turns that are to go into the backlog.
@@ -136,7 +138,123 @@ class Mailboxes:
     @property
     def waiting(self) -> int:
         """Pieces of work that have not started, without those in backlogs."""
-        return sum(len(box.waiting) + (box.keeper.waiting if box.keeper else 0) for box in self._boxes.values())
+        return sum(len(box.waiting) + (len(box.keeper.waiting) if box.keeper else 0) for box in self._boxes.values())
+
+    def works(self) -> Iterator[tuple[Work, str]]:
+        """All work in memory, and what holds it, for people."""
+        for box in self._boxes.values():
+            running = box.running
+            if running is not None:
+                yield from ((work, running.stage) for work in (running, *running.taken))
+                behind = f"waits behind turn {running.turn_id!r} of its session, which {running.stage}"
+            else:
+                behind = "waits until one of the turns that run has ended: SDQUEUE_CONCURRENCY is used up"
+            yield from ((work, behind) for work in box.waiting)
+            if box.keeper is not None:
+                yield from ((work, "waits until the store has it in the backlog") for work in box.keeper.waiting)
+
+    def put(self, work: Work) -> None:
+        """Let a turn wait behind the backlog."""
+        ...
+
+    def serve(self) -> None:
+        """Look whether the mailbox needs more turns, or what was said of it has changed."""
+        ...
+
+    def park(self) -> None:
+        """Bring no more back: the session is parked."""
+        ...
+
+    def cancel(self) -> None:
+        """End it. What is not acknowledged is delivered again, what is in the backlog stays there."""
+        ...
+
+
+class Mailbox:
+    """The turns of one session that one generation has in memory.
+
+    Parameters:
+        subscription: the generation.
+        queue: whose.
+        session_id: the session.
+    """
+
+    __slots__ = ("_mailboxes", "dropped", "keeper", "queue", "running", "session_id", "subscription", "task", "waiting")
+
+    def __init__(self, mailboxes: Mailboxes, subscription: Subscription, queue: str, session_id: str) -> None:
+        self._mailboxes = mailboxes
+        self.subscription = subscription
+        self.queue = queue
+        self.session_id = session_id
+        self.waiting: deque[Work] = deque()
+        self.running: Work | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.keeper: Keeper | None = None
+        self.dropped = False
+
+    def take(self, accept: Callable[[Work], bool]) -> list[Work]:
+        """See :class:`~sdqueue.consumer.work.Followers`."""
+        taken = []
+        while self.waiting and accept(self.waiting[0]):
+            taken.append(self.waiting.popleft())
+        return taken
+
+    def give_back(self, works: Sequence[Work]) -> None:
+        """See :class:`~sdqueue.consumer.work.Followers`."""
+        if not self.dropped:  # what a lost generation had is delivered again
+            self.waiting.extendleft(reversed(works))
+
+    def feed(self, works: Iterable[Work]) -> None:
+        """Take turns from the backlog; for the keeper."""
+        for work in works:
+            self._mailboxes.add(self, work)
+
+    def close_keeper(self) -> None:
+        """The keeper has nothing left to do."""
+        self.keeper = None
+        self._mailboxes.tidy(self)
+
+
+class Mailboxes:
+    """Runs the work of each session one after the other, and of all sessions side by side.
+
+    Sessions take turns: one that has work goes to the end of the line after each piece of it, so a session with a
+    thousand waiting turns delays the others no more than one with two. Mailboxes belong to a generation, the
+    subscription that delivered the work: what another generation has waiting or running is never touched.
+
+    Parameters:
+        run: does a piece of work; must settle it, or say that it was not its turn, and raise nothing.
+        concurrency: pieces of work running at once.
+        bound: pieces of work that wait in one mailbox.
+        keeper: makes what keeps the rest in the session's backlog; ``None``: there is no backlog and no bound.
+        on_put: told of each piece of work that joins a mailbox, before it does.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Work], Awaitable[Ran]],
+        concurrency: int,
+        *,
+        bound: int = 64,
+        keeper: Callable[[Mailbox], Keeper] | None = None,
+        on_put: Callable[[Mailbox, Work], None] = lambda mailbox, work: None,
+    ) -> None:
+        self._run = run
+        self._concurrency = concurrency
+        self._bound = bound
+        self._keeper = keeper
+        self._on_put = on_put
+        self._boxes: dict[tuple[int, str], Mailbox] = {}
+        self._line: deque[Mailbox] = deque()
+        self._open = True
+        self._idle: dict[int, asyncio.Event] = {}
+        self._busy: dict[int, int] = {}
+        self.running = 0
+
+    @property
+    def waiting(self) -> int:
+        """Pieces of work that have not started, without those in backlogs."""
+        return sum(len(box.waiting) + (len(box.keeper.waiting) if box.keeper else 0) for box in self._boxes.values())
 
     def works(self) -> Iterable[tuple[Work, bool]]:
         """All work in memory, and whether it runs."""

@@ -42,6 +42,7 @@ class ConsumerOptions:
         mailbox_size: turns of one session that wait in memory; further ones wait in the session's backlog in the
             store, where the store has one.
         backlog_size: turns that wait there; further ones are refused.
+        consumer_timeout_s: how long the broker lets a delivery be unacknowledged before it takes the channel away.
     """
 
     name: str = field(default_factory=default_name)
@@ -58,6 +59,7 @@ class ConsumerOptions:
     on_dead: PerChannel[OnDead] = field(default_factory=lambda: PerChannel(OnDead.SKIP))
     mailbox_size: int = 64
     backlog_size: int = 10_000
+    consumer_timeout_s: float = 1800.0
 
     @classmethod
     def from_settings(cls, settings: Settings, *, name: str | None = None) -> Self:
@@ -76,4 +78,5 @@ class ConsumerOptions:
             on_dead=PerChannel.parse(settings.on_dead, OnDead.SKIP),
             mailbox_size=settings.mailbox_size,
             backlog_size=settings.backlog_size,
+            consumer_timeout_s=settings.consumer_timeout_s,
         )

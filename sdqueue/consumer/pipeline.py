@@ -117,6 +117,7 @@ class TurnPipeline:
     async def _attempt(self, work: Work, turn: InboundTurn) -> Settlement:
         seconds_left = work.seconds_left
         work.disband()
+        work.stage = "waits for its session, which somebody has locked, or for the store"
         try:
             with agents_code():
                 async with self._worker.acquire(turn.session_id, turn_id=turn.id) as handle:
@@ -231,6 +232,7 @@ class TurnPipeline:
 
     async def _answer(self, work: Work, handle: SessionHandle) -> TurnResult:
         work.attempts += 1
+        work.stage = "is being answered by its agent"
         started = time.monotonic()
         try:
             if handle.begun > self._options.isolate_after:
@@ -242,6 +244,7 @@ class TurnPipeline:
             return await self._runner.run(work, ask(handle, work, None), timeout=work.seconds_left)
         finally:
             work.seconds_left -= time.monotonic() - started
+            work.stage = "is being saved"
 
     async def _answer_alone(self, work: Work, handle: SessionHandle) -> TurnResult:
         self._observer.turn_suspected(session_id=work.session_id, turn_id=work.turn_id, begun=handle.begun)

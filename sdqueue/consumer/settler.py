@@ -77,6 +77,7 @@ class Settler:
         return True
 
     async def _settle(self, work: Work, settlement: Settlement) -> None:
+        work.stage = f"is being settled as {settlement.state}, and waits for the broker or the store"
         match settlement.state:
             case State.COMPLETED | State.DUPLICATE:
                 if settlement.releases:

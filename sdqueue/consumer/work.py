@@ -15,6 +15,9 @@ from sdqueue.errors import InvalidTurn
 from sdqueue.messages import InboundTurn, replay_number, replayed_death
 from sdqueue.sessions import TurnOutcome
 
+NO_TAG = 0
+"""The tag of what comes from a backlog: brokers count from 1, so there is nothing to acknowledge."""
+
 
 class Followers(Protocol):
     """The turns that wait behind one in its mailbox."""
@@ -58,6 +61,8 @@ class Work:
     unsorted: bool = False
     """Whether it is to be looked at before it is known where it belongs, as what is replayed is, or what came to the
     wrong partition. Anything else may wait in the session's backlog unseen."""
+    stage: str = "waits to begin"
+    """What is being done with it, for people."""
     refused: Refused | None = None
     """Why it is not let in."""
     on_backlog: Callable[[], None] | None = None
@@ -201,6 +206,7 @@ class Work:
 
     async def pause(self, seconds: float) -> None:
         """Wait before another attempt, unless stopped meanwhile."""
+        self.stage = "waits before another attempt"
         if self.is_spent is None:
             await asyncio.sleep(seconds)  # what asks for a stop may be a repeat
             return

@@ -306,7 +306,9 @@ def test_policies_are_written_by_channel(text: str, slack: str, other: str) -> N
     assert (policies.of("slack"), policies.of("other")) == (slack, other)
 
 
-@pytest.mark.parametrize("text", ["", "shout", "slack=", "=collect", "Sl ack=collect", "collect,reject", "a=collect,a=collect"])
+@pytest.mark.parametrize(
+    "text", ["", "shout", "slack=", "=collect", "Sl ack=collect", "collect,reject", "a=collect,a=collect"]
+)
 def test_what_is_no_policy_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"none of|a channel is|given twice"):
         PerChannel.parse(text, DoubleTexting.ENQUEUE)

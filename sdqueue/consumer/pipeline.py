@@ -86,6 +86,10 @@ class TurnPipeline:
         except SessionError as error:
             return self._dead(work, error)
 
+    async def aclose(self) -> None:
+        """Let go of what outlives a turn: the child processes for suspects."""
+        await self._isolation.aclose()
+
     async def _until_decided(self, work: Work, turn: InboundTurn) -> Settlement:
         """Attempt the turn until it ends in one way or the other."""
         try:

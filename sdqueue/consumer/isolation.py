@@ -130,9 +130,7 @@ class Isolation:
             elif code == -signal.SIGKILL and not killed:
                 killed = True  # the kernel, short of memory, may have taken it for another; hardly twice
             else:
-                raise AgentFailed(
-                    Poisonous(f"killed its process {begun} times, the last time alone: {end_of(code)}")
-                )
+                raise AgentFailed(Poisonous(f"killed its process {begun} times, the last time alone: {end_of(code)}"))
 
     async def _child(self, *, fresh: bool) -> Child:
         if not fresh and (child := self._take()):

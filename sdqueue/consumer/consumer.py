@@ -161,6 +161,7 @@ class Consumer:
                     for task in side:
                         task.cancel()
                     await _close_all(self._readers.values())
+                    await self._pipeline.aclose()
 
     async def _drain(self) -> None:
         """The order of a shutdown.

@@ -91,6 +91,10 @@ class TurnPipeline:
                 work.disband(alone=True)
                 work.attempts = work.failures = 0
 
+    async def aclose(self) -> None:
+        """Let go of what outlives a turn: the child processes for suspects."""
+        await self._isolation.aclose()
+
     async def _until_decided(self, work: Work, turn: InboundTurn) -> Settlement:
         """Attempt the turn until it ends in one way or the other."""
         work.seconds_left = min(turn.deadline_s or self._options.turn_timeout_s, self._options.turn_timeout_s)

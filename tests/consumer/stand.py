@@ -101,6 +101,9 @@ class Changes:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
+    async def next(self) -> None:
+        await self._changed.wait()
+
     async def until(self, condition: Callable[[], Any], what: Callable[[], object] = str) -> None:
         try:
             async with asyncio.timeout(PATIENCE_S):

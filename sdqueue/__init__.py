@@ -52,6 +52,7 @@ from sdqueue.messages import DeadTurn, InboundTurn, OutboundReply, partition_of,
 from sdqueue.observe import Observer
 from sdqueue.sessions import (
     AsyncioLockBackend,
+    Deferred,
     FileLockBackend,
     FileSessionStore,
     InMemorySessionStore,
@@ -67,6 +68,8 @@ from sdqueue.sessions import (
     SessionStore,
     SessionWorker,
     SQLiteSessionStore,
+    Standing,
+    TurnBacklog,
 )
 from sdqueue.settings import Settings
 
@@ -106,6 +109,9 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "FileSessionStore",
     "SQLiteSessionStore",
     "RedisSessionStore",
+    "TurnBacklog",
+    "Deferred",
+    "Standing",
     "LockBackend",
     "AsyncioLockBackend",
     "FileLockBackend",

@@ -142,10 +142,13 @@ class Reading:
 
     async def _end(self) -> None:
         subscriptions, self._subscriptions = self._subscriptions, {}
-        for lost in subscriptions.values():
-            lost.cancel()
-        await asyncio.gather(*(subscription.close() for subscription in subscriptions))
-        await asyncio.gather(*subscriptions.values(), return_exceptions=True)
+        closing = asyncio.create_task(_close(subscriptions))
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            # Whoever is cancelled here must not go on to hold what it had in hand.
+            await asyncio.wait({closing})
+            raise
         self._kept.clear()
         self._deliveries.clear()
         self._seen = self.matching = 0
@@ -186,3 +189,10 @@ class Reading:
                     f"queue {self._queue}: letters wait, but none came within {SILENCE_S:g} s; look whether the broker "
                     "is well"
                 )
+
+
+async def _close(subscriptions: dict[Subscription, asyncio.Task[str]]) -> None:
+    for lost in subscriptions.values():
+        lost.cancel()
+    await asyncio.gather(*(subscription.close() for subscription in subscriptions))
+    await asyncio.gather(*subscriptions.values(), return_exceptions=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Self
 
-from sdqueue.brokers import Broker
+from sdqueue.brokers import Broker, Subscription
 from sdqueue.consumer.failure import describe, trace_of
 from sdqueue.consumer.loopwatch import LoopWatch
 from sdqueue.consumer.mailbox import Mailboxes
+from sdqueue.consumer.membership import Alone, Membership
 from sdqueue.consumer.options import ConsumerOptions
+from sdqueue.consumer.ownership import Ownership, Share
 from sdqueue.consumer.pipeline import TurnPipeline
 from sdqueue.consumer.reader import QueueReader
 from sdqueue.consumer.replies import ReplyPublisher
@@ -45,6 +46,7 @@ class Consumer:
         worker: serves the sessions.
         options: how to work.
         observer: told of what happens.
+        membership: of the pool of consumers that share the partitions; default: alone. Entered and left here.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Consumer:
         options: ConsumerOptions | None = None,
         *,
         observer: Observer | None = None,
+        membership: Membership | None = None,
     ) -> None:
         self.options = ConsumerOptions() if options is None else options
         self._broker = broker
@@ -62,20 +65,23 @@ class Consumer:
         self._pipeline = TurnPipeline(worker, publisher, self.options, self._observer)
         self._settler = Settler(publisher, worker, self.options.retention, self._observer)
         self._mailboxes = Mailboxes(self._work, self.options.concurrency)
+        self._membership = Alone(self.options.name) if membership is None else membership
+        self._ownership = Ownership(broker.topology, self._membership, self._observer)
         places = asyncio.Semaphore(SUBSCRIBE_AT_ONCE)
         self._readers = {
-            queue.name: QueueReader(
+            queue: QueueReader(
                 broker,
-                queue.name,
+                queue,
                 self._mailboxes,
                 self._observer,
                 prefetch=self.options.prefetch,
                 max_text_bytes=self.options.max_text_bytes,
                 places=places,
+                on_change=self._ownership.on_change,
             )
-            for queue in broker.topology.queues
-            if queue.single_active
+            for queue in broker.topology.turn_queues
         }
+        self._ownership.take(self._readers)
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -102,9 +108,17 @@ class Consumer:
             await self._task
 
     async def ready(self) -> None:
-        """Wait until every queue is subscribed."""
-        for reader in self._readers.values():
-            await reader.subscribed.wait()
+        """Wait until every queue that this consumer owns is subscribed."""
+        await self._ownership.ready()
+
+    @property
+    def share(self) -> Share:
+        """How many partitions are this consumer's."""
+        return self._ownership.share
+
+    def owned(self) -> Iterator[tuple[str, Subscription]]:
+        """The queues that this consumer owns now, with their live subscriptions; see :meth:`Ownership.owned`."""
+        return self._ownership.owned()
 
     def stop(self) -> None:
         """Take no more work, let running turns end within the grace period, and go. A second call skips the waiting."""
@@ -129,11 +143,11 @@ class Consumer:
             raise wrong.exceptions[0] from None
 
     async def _run(self) -> None:
-        # Consumers that start together read the queues in different orders, so each becomes active on some.
-        order = random.sample(list(self._readers.values()), len(self._readers))
         with LoopWatch(self._observer.loop_blocked):
-            async with asyncio.TaskGroup() as tasks:
-                side = [tasks.create_task(r.run(), name=f"reader {r.queue}") for r in order]
+            async with self._membership, asyncio.TaskGroup() as tasks:
+                side = [tasks.create_task(r.run(), name=f"reader {r.queue}") for r in self._readers.values()]
+                side.append(tasks.create_task(self._ownership.watch(), name="membership"))
+                side.append(tasks.create_task(self._ownership.follow(), name="ownership"))
                 side.append(tasks.create_task(self._report(), name="report"))
                 side.append(tasks.create_task(self._check_topology(), name="topology check"))
                 try:
@@ -149,7 +163,8 @@ class Consumer:
     async def _drain(self) -> None:
         """The order of a shutdown.
 
-        1. Nothing new starts. Deliveries may still come; they wait and return with their channel.
+        1. Nothing new starts. Deliveries may still come; they wait and return with their channel. The others are
+           told at once, so that they share the partitions anew.
         2. Running turns end: their locks and the heartbeats live on, their replies go out, they are acknowledged.
            Those of a lost channel too: what they save is what answers their redelivery.
         3. Each channel is closed as soon as nothing of it runs, so the next consumer can begin.
@@ -167,7 +182,8 @@ class Consumer:
             await asyncio.gather(hurrying, drained, return_exceptions=True)
 
     async def _drain_all(self) -> None:
-        await asyncio.gather(*(reader.drain() for reader in self._readers.values()), self._mailboxes.wait_all_idle())
+        readers = (reader.drain() for reader in self._readers.values())
+        await asyncio.gather(self._ownership.leave(), *readers, self._mailboxes.wait_all_idle())
 
     async def _work(self, work: Work) -> None:
         """Take a piece of work to its settlement; the one place where an unexpected error can surface."""

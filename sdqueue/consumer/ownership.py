@@ -57,6 +57,7 @@ class Ownership:
         self._sighting = Sighting()
         self._changed = asyncio.Event()
         self._ready = asyncio.Event()
+        self._losses = 0
         self._away = False
         self._leaving = False
 
@@ -120,10 +121,12 @@ class Ownership:
 
     def on_change(self, queue: str) -> None:
         """A subscription has begun or ended."""
-        seat, now = self._seats[queue], asyncio.get_running_loop().time()
-        self._membership.announce([name for name, r in self._readers.items() if r.subscription is not None])
+        seat = self._seats[queue]
         if seat.reader.subscription is None:
-            seat.ended(now, mine=self.owns(queue))
+            self._losses += seat.reader.wanted
+            seat.ended(asyncio.get_running_loop().time(), mine=self.owns(queue))
+        there = [name for name, reader in self._readers.items() if reader.subscription is not None]
+        self._membership.announce(there, self._losses)
         self._changed.set()
 
     def _see(self, sighting: Sighting) -> None:

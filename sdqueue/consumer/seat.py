@@ -44,6 +44,8 @@ class Seat:
         """This consumer was the owner while it had this subscription."""
         self._behind = False
         """The owner was there before this subscription, and has been ever since."""
+        self._owner_losses = 0
+        """What it had lost when this subscription began."""
         self._owner_there = False
         self._owner_since = 0.0
         """Since when the owner is there, or is not there."""
@@ -84,10 +86,11 @@ class Seat:
         there = {member for member, seen in others.items() if reader.queue in seen.subscribed}
         if (roles.owner in there) != self._owner_there:
             self._owner_there, self._owner_since = not self._owner_there, now
-        self._behind = self._behind and self._owner_there
+        if self._behind:
+            self._behind = self._owner_there and others[roles.owner].losses == self._owner_losses
         is_standby = roles.standby == me
         if not reader.wanted:
-            return self._from_outside(roles, there, seen_at, now) if is_standby else None
+            return self._from_outside(roles, others, there, seen_at, now) if is_standby else None
         if reader.subscription is None:
             if not is_standby:
                 reader.release("it is for others")
@@ -97,13 +100,15 @@ class Seat:
             return None
         return self._from_before(roles, there, now, is_standby=is_standby)
 
-    def _from_outside(self, roles: Roles, there: set[str], seen_at: float, now: float) -> float | None:
+    def _from_outside(
+        self, roles: Roles, others: Mapping[str, Seen], there: set[str], seen_at: float, now: float
+    ) -> float | None:
         """The standby is not subscribed."""
         late = self._owner_since + PATIENCE_S
         if self._owner_there and (there == {roles.owner} or now >= late):
             if seen_at < self._ended_at + FRESH_S:
                 return None  # the next sighting decides
-            self._behind = True
+            self._behind, self._owner_losses = True, others[roles.owner].losses
         elif now < late:
             return late
         self.reader.want()

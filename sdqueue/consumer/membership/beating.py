@@ -28,12 +28,12 @@ class Entry:
     Parameters:
         member: its id.
         signed: when it last gave a sign of life; any clock, as long as it is the same for all.
-        mask: its announcement.
+        said: its announcement.
     """
 
     member: str
     signed: int
-    mask: str
+    said: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +62,14 @@ class BeatingMembership(ABC):
 
     def __init__(self, queues: Sequence[str], *, name: str = "consumer", member: str | None = None) -> None:
         self.member = member_id(name) if member is None else member
-        self._masks = Masks(queues)
-        self._mask = self._masks.of(())
+        self.announcements = Announcements(queues)
+        self._said = self.announcements.write((), 0)
         self._changed = asyncio.Event()
         self._left = False
 
     @abstractmethod
-    async def beat(self, mask: str) -> Answer:
-        """Sign, drop those that were not heard for long, and read the list.
+    async def beat(self, said: str) -> Answer:
+        """Sign with an announcement, drop those that were not heard for long, and read the list.
 
         Raises:
             StoreUnavailable: the list cannot be reached.
@@ -89,11 +89,11 @@ class BeatingMembership(ABC):
     async def __aexit__(self, *exc_info: object) -> None:
         await self.leave()
 
-    def announce(self, queues: Collection[str]) -> None:
+    def announce(self, queues: Collection[str], losses: int) -> None:
         """See :class:`Membership`."""
-        mask = self._masks.of(queues)
-        if mask != self._mask:
-            self._mask = mask
+        said = self.announcements.write(queues, losses)
+        if said != self._said:
+            self._said = said
             self._changed.set()
 
     async def leave(self) -> None:
@@ -116,7 +116,7 @@ class BeatingMembership(ABC):
             self._changed.clear()
             started = loop.time()
             try:
-                answer = await self.beat(self._mask)
+                answer = await self.beat(self._said)
             except StoreUnavailable as error:
                 yield Sighting(last.members, last.at, epoch=last.epoch, problem=str(error))
             else:
@@ -126,7 +126,7 @@ class BeatingMembership(ABC):
                     before = last.members.get(entry.member)
                     quiet = before is not None and signed[entry.member] == entry.signed
                     heard = before.heard if before is not None and quiet else now
-                    members[entry.member] = Seen(self._masks.read(entry.mask), heard)
+                    members[entry.member] = Seen(*self.announcements.read(entry.said), heard)
                 # Whoever was away so long that others may have been dropped meanwhile, or that it was dropped itself.
                 gap = not never_seen and (answer.added or now - last.at >= LIFE_S - 2 * BEAT_S)
                 signed = {entry.member: entry.signed for entry in answer.entries}
@@ -142,8 +142,8 @@ class BeatingMembership(ABC):
                 await self._changed.wait()
 
 
-class Masks:
-    """Writes sets of queues as hexadecimal numbers with one bit a queue, and reads them.
+class Announcements:
+    """Writes what a member has to say: a set of queues as a hexadecimal number with one bit each, and its losses.
 
     Parameters:
         queues: the first has the lowest bit.
@@ -153,15 +153,20 @@ class Masks:
         self._bits = {queue: 1 << position for position, queue in enumerate(queues)}
         self._known: dict[str, frozenset[str]] = {}
 
-    def of(self, queues: Collection[str]) -> str:
-        """The mask of a set."""
-        return f"{sum(self._bits[queue] for queue in queues):x}"
+    def write(self, queues: Collection[str], losses: int) -> str:
+        """As it stands in the list."""
+        return f"{sum(self._bits[queue] for queue in queues):x}:{losses}"
 
-    def read(self, mask: str) -> frozenset[str]:
-        """The set of a mask. Bits of queues that are not known here, as of another epoch, say nothing."""
+    def read(self, said: str) -> tuple[frozenset[str], int]:
+        """The queues and the losses. Bits of queues that are not known here, as of another epoch, say nothing."""
+        mask, _, losses = said.partition(":")
         if mask not in self._known:
-            if len(self._known) > 1000:
+            if len(self._known) > MASKS:
                 self._known.clear()
             number = int(mask, 16)
             self._known[mask] = frozenset(queue for queue, bit in self._bits.items() if number & bit)
-        return self._known[mask]
+        return self._known[mask], int(losses or 0)
+
+
+MASKS: Final = 1000
+"""Masks that are remembered: they are read twice a second, and seldom change."""

@@ -15,11 +15,14 @@ class Seen:
 
     Parameters:
         subscribed: the queues that it says it is subscribed to.
+        losses: how many subscriptions it says to have lost so far. One that was lost and is had again waits behind
+            others at the broker, also where nobody has seen it missing.
         heard: when its last sign of life became known here, by the clock of the event loop. A member that has died
             stays in the list for a while, but nothing more is heard of it.
     """
 
     subscribed: frozenset[str]
+    losses: int
     heard: float
 
 
@@ -60,8 +63,8 @@ class Membership(Protocol):
         """Give signs of life, and look at the pool after each, until :meth:`leave`."""
         ...
 
-    def announce(self, queues: Collection[str]) -> None:
-        """Say what this member is subscribed to now. A change goes out at once."""
+    def announce(self, queues: Collection[str], losses: int) -> None:
+        """Say what this member is subscribed to now, see :class:`Seen`. A change goes out at once."""
         ...
 
     async def leave(self) -> None:
@@ -97,10 +100,10 @@ class Alone:
     async def sightings(self) -> AsyncIterator[Sighting]:
         """A single one, of itself."""
         now = asyncio.get_running_loop().time()
-        yield Sighting({self.member: Seen(frozenset(), now)}, at=now)
+        yield Sighting({self.member: Seen(frozenset(), 0, now)}, at=now)
         await self._left.wait()
 
-    def announce(self, queues: Collection[str]) -> None:
+    def announce(self, queues: Collection[str], losses: int) -> None:
         """Nobody listens."""
 
     async def leave(self) -> None:

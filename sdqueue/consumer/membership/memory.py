@@ -24,13 +24,13 @@ class MemoryPool:
         """Forget everybody."""
         self._entries.clear()
 
-    def beat(self, member: str, mask: str) -> Answer:
+    def beat(self, member: str, said: str) -> Answer:
         """See :meth:`BeatingMembership.beat`."""
         now = self._now()
-        self._entries = {m: (at, mask) for m, (at, mask) in self._entries.items() if at > now - LIFE_S}
+        self._entries = {m: (at, said) for m, (at, said) in self._entries.items() if at > now - LIFE_S}
         added = member not in self._entries
-        self._entries[member] = (now, mask)
-        entries = [Entry(m, int(at * 1000), mask) for m, (at, mask) in self._entries.items()]
+        self._entries[member] = (now, said)
+        entries = [Entry(m, int(at * 1000), said) for m, (at, said) in self._entries.items()]
         return Answer(added, entries, self.epoch)
 
     def sign_off(self, member: str) -> None:
@@ -58,10 +58,10 @@ class MemoryMembership(BeatingMembership):
         super().__init__(queues, name=name, member=member)
         self.pool = pool
 
-    async def beat(self, mask: str) -> Answer:
+    async def beat(self, said: str) -> Answer:
         """See :class:`BeatingMembership`."""
         await asyncio.sleep(0)
-        return self.pool.beat(self.member, mask)
+        return self.pool.beat(self.member, said)
 
     async def sign_off(self) -> None:
         """See :class:`BeatingMembership`."""

@@ -60,11 +60,11 @@ class RedisMembership(BeatingMembership):
         Raises:
             StoreUnavailable: Redis cannot be reached.
         """
-        return await self._ask(b"", "0")
+        return await self._ask(b"", "")
 
-    async def beat(self, mask: str) -> Answer:
+    async def beat(self, said: str) -> Answer:
         """See :class:`BeatingMembership`."""
-        return await self._ask(self._name, mask)
+        return await self._ask(self._name, said)
 
     async def sign_off(self) -> None:
         """See :class:`BeatingMembership`."""
@@ -74,12 +74,12 @@ class RedisMembership(BeatingMembership):
     def _name(self) -> bytes:
         return self.member.encode("utf-8", "surrogateescape")
 
-    async def _ask(self, name: bytes, mask: str) -> Answer:
-        added, epoch, *listed = await self._scripts.call(BEAT, self._keys, (name, mask, int(LIFE_S * 1000)))
+    async def _ask(self, name: bytes, said: str) -> Answer:
+        added, epoch, *listed = await self._scripts.call(BEAT, self._keys, (name, said, int(LIFE_S * 1000)))
         texts = [_text(value) for value in listed]
         entries = [
-            Entry(member, int(float(signed)), mask)
-            for member, signed, mask in zip(texts[::3], texts[1::3], texts[2::3], strict=True)
+            Entry(member, int(float(signed)), said)
+            for member, signed, said in zip(texts[::3], texts[1::3], texts[2::3], strict=True)
         ]
         return Answer(bool(added), entries, None if epoch is None else _text(epoch))
 

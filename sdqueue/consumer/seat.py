@@ -49,7 +49,7 @@ class Seat:
         self._owner_there = False
         self._owner_since = 0.0
         """Since when the owner is there, or is not there."""
-        self._ended_at = 0.0
+        self._ended_at = float("-inf")
         """When a subscription was lost."""
         self._misorder_s = MISORDER_S
 

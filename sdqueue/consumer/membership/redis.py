@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib import resources
 from typing import Any, Final
 
@@ -9,6 +10,7 @@ from redis.asyncio import Redis, RedisCluster
 
 from sdqueue.brokers import Topology
 from sdqueue.consumer.membership.beating import LIFE_S, Answer, BeatingMembership, Entry
+from sdqueue.consumer.membership.membership import Seen
 from sdqueue.sessions.redis.connection import connect
 from sdqueue.sessions.redis.keys import Keys, KeySpace
 from sdqueue.sessions.redis.scripts import Script, ScriptRunner
@@ -54,13 +56,15 @@ class RedisMembership(BeatingMembership):
         await self._scripts.aclose()
         await self._link.aclose()
 
-    async def look(self) -> Answer:
-        """Read the list without signing it.
+    async def look(self) -> dict[str, Seen]:
+        """The members by id, for one that is none itself.
 
         Raises:
             StoreUnavailable: Redis cannot be reached.
         """
-        return await self._ask(b"", "")
+        answer = await self._ask(b"", "")
+        now = asyncio.get_running_loop().time()
+        return {entry.member: Seen(*self.announcements.read(entry.said), now) for entry in answer.entries}
 
     async def beat(self, said: str) -> Answer:
         """See :class:`BeatingMembership`."""

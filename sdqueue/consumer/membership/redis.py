@@ -62,13 +62,13 @@ class RedisMembership(BeatingMembership):
         Raises:
             StoreUnavailable: Redis cannot be reached.
         """
-        answer = await self._ask(b"", "")
+        answer = await self._ask(ScriptRunner(self._link), b"", "")
         now = asyncio.get_running_loop().time()
         return {entry.member: Seen(*self.announcements.read(entry.said), now) for entry in answer.entries}
 
     async def beat(self, said: str) -> Answer:
         """See :class:`BeatingMembership`."""
-        return await self._ask(self._name, said)
+        return await self._ask(self._scripts, self._name, said)
 
     async def sign_off(self) -> None:
         """See :class:`BeatingMembership`."""
@@ -78,8 +78,8 @@ class RedisMembership(BeatingMembership):
     def _name(self) -> bytes:
         return self.member.encode("utf-8", "surrogateescape")
 
-    async def _ask(self, name: bytes, said: str) -> Answer:
-        added, epoch, *listed = await self._scripts.call(BEAT, self._keys, (name, said, int(LIFE_S * 1000)))
+    async def _ask(self, scripts: ScriptRunner, name: bytes, said: str) -> Answer:
+        added, epoch, *listed = await scripts.call(BEAT, self._keys, (name, said, int(LIFE_S * 1000)))
         texts = [_text(value) for value in listed]
         entries = [
             Entry(member, int(float(signed)), said)

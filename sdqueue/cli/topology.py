@@ -123,8 +123,12 @@ async def owners(given: Given, as_json: JsonOption = False) -> None:
     topology = topology_of(settings)
     async with RedisMembership(topology, url) as membership:
         members = await membership.look()
-    roles = assign(topology.partition_queues, members, shared=[topology.unrouted]) if members else {}
-    subscribed = {q: sorted(m for m, seen in members.items() if q in seen.subscribed) for q in topology.turn_queues}
+    staying = [member for member, seen in members.items() if not seen.says.leaving]
+    roles = assign(topology.partition_queues, staying, shared=[topology.unrouted]) if staying else {}
+    subscribed = {
+        queue: sorted(member for member, seen in members.items() if queue in seen.says.subscribed)
+        for queue in topology.turn_queues
+    }
     if as_json:
         queues = [
             {"queue": queue, "owner": r.owner, "standby": r.standby, "subscribed": subscribed[queue]}

@@ -163,16 +163,18 @@ class Consumer:
     async def _drain(self) -> None:
         """The order of a shutdown.
 
-        1. Nothing new starts. Deliveries may still come; they wait and return with their channel. The others are
-           told at once, so that they share the partitions anew.
-        2. Running turns end: their locks and the heartbeats live on, their replies go out, they are acknowledged.
+        1. The others of the pool are told at once, so that they share the partitions anew. Each queue is served until
+           one of them has subscribed it, which its standby nearly always has; then its channel is closed.
+        2. Nothing new starts. Deliveries may still come; they wait and return with their channel.
+        3. Running turns end: their locks and the heartbeats live on, their replies go out, they are acknowledged.
            Those of a lost channel too: what they save is what answers their redelivery.
-        3. Each channel is closed as soon as nothing of it runs, so the next consumer can begin.
-        4. What has not ended within the grace period is cancelled: nothing of it is saved, and it is delivered again.
+        4. Each channel is closed as soon as nothing of it runs, so the next consumer can begin.
+        5. What has not ended within the grace period is cancelled: nothing of it is saved, and it is delivered again.
         """
-        self._mailboxes.close()
-        self._pipeline.stopping = True
-        drained = asyncio.create_task(self._drain_all())
+        has_heirs = self._ownership.begin_leaving()
+        if not has_heirs:
+            self._start_nothing()
+        drained = asyncio.create_task(self._drain_all(hand_over=has_heirs))
         hurrying = asyncio.create_task(self._hurrying.wait())
         try:
             await asyncio.wait({drained, hurrying}, timeout=self.options.grace_s, return_when=asyncio.FIRST_COMPLETED)
@@ -181,9 +183,16 @@ class Consumer:
             drained.cancel()
             await asyncio.gather(hurrying, drained, return_exceptions=True)
 
-    async def _drain_all(self) -> None:
+    async def _drain_all(self, *, hand_over: bool) -> None:
+        if hand_over:
+            await self._ownership.hand_over()
+            self._start_nothing()
         readers = (reader.drain() for reader in self._readers.values())
         await asyncio.gather(self._ownership.leave(), *readers, self._mailboxes.wait_all_idle())
+
+    def _start_nothing(self) -> None:
+        self._mailboxes.close()
+        self._pipeline.stopping = True
 
     async def _work(self, work: Work) -> None:
         """Take a piece of work to its settlement; the one place where an unexpected error can surface."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
 from sdqueue.brokers import Subscription, Topology
 from sdqueue.consumer.assignment import Roles, assign
 from sdqueue.consumer.debounce import Debounce
-from sdqueue.consumer.membership import Membership, Sighting
+from sdqueue.consumer.membership import Announcement, Membership, Sighting
 from sdqueue.consumer.reader import QueueReader
-from sdqueue.consumer.seat import Seat
+from sdqueue.consumer.seat import FRESH_S, Seat
 from sdqueue.observe import Observer
 
 
@@ -59,7 +60,8 @@ class Ownership:
         self._ready = asyncio.Event()
         self._losses = 0
         self._away = False
-        self._leaving = False
+        self._leaving_since: float | None = None
+        self._handed_over = asyncio.Event()
 
     def take(self, readers: Mapping[str, QueueReader]) -> None:
         """Decide for these readers from now on; each tells :meth:`on_change` of its subscriptions."""
@@ -114,9 +116,30 @@ class Ownership:
             except TimeoutError:
                 continue  # something was to be looked at again by now
 
+    def begin_leaving(self) -> bool:
+        """Own nothing any more, and take nothing more.
+
+        Returns whether there are others to hand over to: then :meth:`hand_over` is due.
+        """
+        self._leaving_since = asyncio.get_running_loop().time()
+        if len(self._sighting.members) < 2 or not self._roles:
+            return False
+        self._announce()
+        self._changed.set()
+        return True
+
+    async def hand_over(self) -> None:
+        """Serve each queue until somebody else is subscribed who stays, and release it then.
+
+        The standby is, nearly always. But where several consumers stop at once it may be one of them, and it would
+        take the others some seconds to notice that nobody is left.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HAND_OVER_S):
+                await self._handed_over.wait()
+
     async def leave(self) -> None:
-        """Leave the pool, and subscribe nothing more. What is subscribed is closed by whoever stops the readers."""
-        self._leaving = True
+        """Be gone for the other members."""
         await self._membership.leave()
 
     def on_change(self, queue: str) -> None:
@@ -125,9 +148,12 @@ class Ownership:
         if seat.reader.subscription is None:
             self._losses += seat.reader.wanted
             seat.ended(asyncio.get_running_loop().time(), mine=self.owns(queue))
-        there = [name for name, reader in self._readers.items() if reader.subscription is not None]
-        self._membership.announce(there, self._losses)
+        self._announce()
         self._changed.set()
+
+    def _announce(self) -> None:
+        there = frozenset(name for name, reader in self._readers.items() if reader.subscription is not None)
+        self._membership.announce(Announcement(there, self._losses, self._leaving_since is not None))
 
     def _see(self, sighting: Sighting) -> None:
         if sighting.problem:
@@ -136,8 +162,8 @@ class Ownership:
             self._away = True
             return
         self._away = False
-        members = frozenset(sighting.members)
-        if self._debounce.see(members, sighting.at, after_gap=sighting.after_gap):
+        members = frozenset(member for member, seen in sighting.members.items() if not seen.says.leaving)
+        if self._leaving_since is None and self._debounce.see(members, sighting.at, after_gap=sighting.after_gap):
             self._assign(sighting.at)
         elif self._debounce.patient and not members >= self._debounce.believed:
             return  # those who are missing have not had the time to sign again: they are believed to be there
@@ -154,10 +180,17 @@ class Ownership:
 
     def _judge(self) -> float | None:
         """Have every seat decide; returns after how many seconds one of them wants to look again."""
-        if self._leaving or not self._roles:
-            return None
         me, now = self._membership.member, asyncio.get_running_loop().time()
         others = {member: seen for member, seen in self._sighting.members.items() if member != me}
+        if self._leaving_since is not None:
+            fresh = self._sighting.at > self._leaving_since + FRESH_S
+            done = [seat.leave(others, fresh=fresh) for seat in self._seats.values()]
+            nobody = fresh and all(seen.says.leaving for seen in others.values())
+            if all(done) or nobody:
+                self._handed_over.set()
+            return None
+        if not self._roles:
+            return None
         again = [seat.judge(me, others, self._sighting.at, now) for seat in self._seats.values()]
         if all(self._readers[queue].subscription is not None for queue in self._seats if self.owns(queue)):
             self._ready.set()
@@ -165,5 +198,7 @@ class Ownership:
         return max(min(due) - now, MIN_PAUSE_S) if due else None
 
 
+HAND_OVER_S: Final = 5.0
+"""How long one that stops goes on to serve what nobody else does."""
 MIN_PAUSE_S: Final = 0.01
 """Rounding must not make a pause of nothing."""

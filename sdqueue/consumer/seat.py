@@ -69,6 +69,25 @@ class Seat:
             self._ended_at = now
             self._owner_since = max(self._owner_since, now)
 
+    def leave(self, others: Mapping[str, Seen], *, fresh: bool) -> bool:
+        """Release the queue as soon as somebody else serves it; returns whether that is done.
+
+        Parameters:
+            others: the other members.
+            fresh: they know by now that this one leaves, and this one knows which of them do.
+        """
+        reader = self.reader
+        if reader.subscription is None:
+            reader.release("this consumer stops")
+            return True
+        holds = self._held or reader.delivered_at is not None
+        served = fresh and any(
+            reader.queue in seen.says.subscribed and not seen.says.leaving for seen in others.values()
+        )
+        if not holds or served:
+            reader.release("this consumer stops")
+        return not reader.wanted
+
     def judge(self, me: str, others: Mapping[str, Seen], seen_at: float, now: float) -> float | None:
         """Want or release the queue; returns when to look again, where time alone may change the decision.
 
@@ -83,11 +102,11 @@ class Seat:
             reader.want()
             self._held = self._held or reader.subscription is not None
             return None
-        there = {member for member, seen in others.items() if reader.queue in seen.subscribed}
+        there = {member for member, seen in others.items() if reader.queue in seen.says.subscribed}
         if (roles.owner in there) != self._owner_there:
             self._owner_there, self._owner_since = not self._owner_there, now
         if self._behind:
-            self._behind = self._owner_there and others[roles.owner].losses == self._owner_losses
+            self._behind = self._owner_there and others[roles.owner].says.losses == self._owner_losses
         is_standby = roles.standby == me
         if not reader.wanted:
             return self._from_outside(roles, others, there, seen_at, now) if is_standby else None
@@ -108,7 +127,7 @@ class Seat:
         if self._owner_there and (there == {roles.owner} or now >= late):
             if seen_at < self._ended_at + FRESH_S:
                 return None  # the next sighting decides
-            self._behind, self._owner_losses = True, others[roles.owner].losses
+            self._behind, self._owner_losses = True, others[roles.owner].says.losses
         elif now < late:
             return late
         self.reader.want()

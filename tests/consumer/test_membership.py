@@ -12,7 +12,15 @@ import pytest_asyncio
 from redis.asyncio import Redis
 
 from sdqueue.brokers import Topology
-from sdqueue.consumer.membership import Alone, Membership, MemoryMembership, MemoryPool, RedisMembership, Sighting
+from sdqueue.consumer.membership import (
+    Alone,
+    Announcement,
+    Membership,
+    MemoryMembership,
+    MemoryPool,
+    RedisMembership,
+    Sighting,
+)
 from sdqueue.consumer.membership.beating import LIFE_S, Announcements, BeatingMembership
 from sdqueue.errors import StoreUnavailable
 from tests.consumer.stand import PATIENCE_S
@@ -91,14 +99,12 @@ async def test_consumers_of_one_name_are_different_members(join: Join) -> None:
 
 async def test_announcements_reach_the_others_at_once(join: Join) -> None:
     async with looking(join("a")) as a, looking(join("b")) as b:
-        await a.until(lambda s: len(s.members) == 2)
-        queues = frozenset(list(a.membership.announcements._bits)[1:3])  # type: ignore[attr-defined]
-        a.membership.announce(queues, 7)
-        sent = await a.until(lambda s: s.members[a.membership.member].losses == 7)
-        seen = await b.until(lambda s: s.members[a.membership.member].losses == 7)
-        assert sent.members[a.membership.member].subscribed == queues
-        assert seen.members[a.membership.member].subscribed == queues
-        assert not seen.members[b.membership.member].subscribed
+        await b.until(lambda s: len(s.members) == 2)
+        said = Announcement(frozenset(list(a.membership._written._bits)[1:3]), 7)  # type: ignore[attr-defined]
+        a.membership.announce(said)
+        await a.until(lambda s: s.members and s.members[a.membership.member].says == said)
+        seen = await b.until(lambda s: s.members[a.membership.member].says == said)
+        assert seen.members[b.membership.member].says == Announcement()
 
 
 async def test_one_that_signs_no_more_is_heard_no_more_and_then_gone(join: Join) -> None:
@@ -128,11 +134,12 @@ async def test_alone_sees_itself_and_nobody_else() -> None:
         assert len(me.seen) == 1
 
 
-def test_an_announcement_of_other_queues_is_read_as_far_as_they_are_known() -> None:
+def test_an_announcement_is_read_as_far_as_its_queues_are_known() -> None:
     many, few = Announcements([f"q{n}" for n in range(300)]), Announcements(["q0", "q1"])
-    assert few.read(many.write(["q1", "q299"], 3)) == (frozenset({"q1"}), 3)
-    assert many.read(many.write([f"q{n}" for n in range(300)], 0))[0] == {f"q{n}" for n in range(300)}
-    assert few.read("0") == (frozenset(), 0)
+    assert few.read(many.write(Announcement(frozenset({"q1", "q299"}), 3))) == Announcement(frozenset({"q1"}), 3)
+    everything = Announcement(frozenset(f"q{n}" for n in range(300)), leaving=True)
+    assert many.read(many.write(everything)) == everything
+    assert few.read("0:0") == Announcement()
 
 
 # Redis
@@ -156,10 +163,10 @@ async def test_somebody_may_look_without_being_a_member(redis_url: str, namespac
     async with RedisMembership(topology, redis_url) as guest:
         assert await guest.look() == {}
         async with looking(RedisMembership(topology, redis_url, name="a")) as a:
-            a.membership.announce([topology.unrouted], 0)
-            await a.until(lambda s: s.members and s.members[a.membership.member].subscribed)
+            a.membership.announce(Announcement(frozenset({topology.unrouted})))
+            await a.until(lambda s: s.members and s.members[a.membership.member].says.subscribed)
             seen = await guest.look()
-            assert {m: set(s.subscribed) for m, s in seen.items()} == {a.membership.member: {topology.unrouted}}
+            assert {m: set(s.says.subscribed) for m, s in seen.items()} == {a.membership.member: {topology.unrouted}}
         assert await guest.look() == {}
 
 

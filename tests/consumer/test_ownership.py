@@ -303,3 +303,69 @@ async def test_more_consumers_than_partitions(pool: Pool) -> None:
     async with pool.running(PARTITIONS + 4) as members:
         await pool.settled(members)
         assert sorted(m.consumer.share.owned for m in members) == [0] * 4 + [1] * PARTITIONS
+
+
+async def test_those_that_stop_together_serve_until_others_do(pool: Pool) -> None:
+    """Given queues whose owner and standby stop at the same time, a turn that comes then does not wait until the
+    others have noticed: one of the two still answers it."""
+    async with pool.running(2) as staying, pool.running(4) as leaving:
+        await pool.settled([*staying, *leaving])
+        topology = pool.stand.topology
+        ids = {id_of(m) for m in leaving}
+        roles = assign(topology.partition_queues, [id_of(m) for m in pool.members])
+        orphaned = [p for p, q in enumerate(topology.partition_queues) if {roles[q].owner, roles[q].standby} <= ids]
+        sessions = [next(s for s in map(str, range(1000)) if pool.stand.partition(s) == p) for p in orphaned]
+        assert sessions
+        for member in leaving:
+            member.stop()
+        for _ in range(10):
+            asked = asyncio.get_running_loop().time()
+            for turn in [await pool.stand.send(session, "hello") for session in sessions]:
+                await pool.stand.expect_reply(turn)
+            assert asyncio.get_running_loop().time() - asked < 0.5
+            await asyncio.sleep(0.2)
+        await pool.settled(staying)
+        for session in sessions:
+            assert pool.stand.answers(session) == [f"{n + 1}. hello" for n in range(10)]
+        assert any(m.watcher.settled for m in leaving)
+
+
+async def test_one_that_stops_alone_or_with_everybody_does_not_wait(pool: Pool) -> None:
+    async with pool.running(3) as members:
+        await pool.settled(members)
+        stopped = asyncio.get_running_loop().time()
+        for member in members:
+            member.stop()
+        await asyncio.gather(*(expect_ended(m) for m in members))
+        assert asyncio.get_running_loop().time() - stopped < 2.5
+    async with pool.running(1) as (member,):
+        stopped = asyncio.get_running_loop().time()
+        member.stop()
+        await expect_ended(member)
+        assert asyncio.get_running_loop().time() - stopped < 0.3
+
+
+async def expect_ended(member: Member) -> None:
+    assert member.consumer._task is not None
+    await asyncio.wait_for(asyncio.shield(member.consumer._task), PATIENCE_S)
+
+
+async def test_a_slow_turn_does_not_hold_up_a_partition_that_is_left(pool: Pool) -> None:
+    """Its consumer stops, and its neighbours are answered elsewhere before it has ended."""
+    gate = Gate()
+    async with pool.running(1) as (staying,), pool.running(1, {"wait": gate}) as (leaving,):
+        await pool.settled([staying, leaving])
+        session = pool.session_of(leaving)
+        slow = await pool.stand.send(session, "wait")
+        await gate.began.acquire()
+        leaving.stop()
+        partition = pool.stand.partition(session)
+        neighbour = next(s for s in map(str, range(1000, 9999)) if pool.stand.partition(s) == partition)
+        await staying.watcher.expect("turn_received")
+        turn = await pool.stand.send(neighbour, "hello")
+        await pool.stand.expect_reply(turn)
+        assert leaving.watcher.settled == []
+        gate.open.set()
+        await pool.stand.expect_reply(slow)
+        await staying.watcher.expect_settled(2)
+        assert dict(staying.watcher.settled)[slow] == "duplicate"

@@ -30,6 +30,6 @@ local listed = redis.call('ZRANGE', members, 0, -1, 'WITHSCORES')
 for i = 1, #listed, 2 do
   answer[#answer + 1] = listed[i]
   answer[#answer + 1] = listed[i + 1]
-  answer[#answer + 1] = redis.call('HGET', announced, listed[i]) or '0'
+  answer[#answer + 1] = redis.call('HGET', announced, listed[i]) or '0:0'
 end
 return answer

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Self
 
-from sdqueue.consumer.membership.membership import Seen, Sighting, member_id
+from sdqueue.consumer.membership.membership import Announcement, Seen, Sighting, member_id
 from sdqueue.errors import StoreUnavailable
 
 BEAT_S: Final = 0.5
@@ -62,8 +62,8 @@ class BeatingMembership(ABC):
 
     def __init__(self, queues: Sequence[str], *, name: str = "consumer", member: str | None = None) -> None:
         self.member = member_id(name) if member is None else member
-        self.announcements = Announcements(queues)
-        self._said = self.announcements.write((), 0)
+        self._written = Announcements(queues)
+        self._said = self._written.write(Announcement())
         self._changed = asyncio.Event()
         self._left = False
 
@@ -89,9 +89,9 @@ class BeatingMembership(ABC):
     async def __aexit__(self, *exc_info: object) -> None:
         await self.leave()
 
-    def announce(self, queues: Collection[str], losses: int) -> None:
+    def announce(self, announcement: Announcement) -> None:
         """See :class:`Membership`."""
-        said = self.announcements.write(queues, losses)
+        said = self._written.write(announcement)
         if said != self._said:
             self._said = said
             self._changed.set()
@@ -126,7 +126,7 @@ class BeatingMembership(ABC):
                     before = last.members.get(entry.member)
                     quiet = before is not None and signed[entry.member] == entry.signed
                     heard = before.heard if before is not None and quiet else now
-                    members[entry.member] = Seen(*self.announcements.read(entry.said), heard)
+                    members[entry.member] = Seen(self._written.read(entry.said), heard)
                 # Whoever was away so long that others may have been dropped meanwhile, or that it was dropped itself.
                 gap = not never_seen and (answer.added or now - last.at >= LIFE_S - 2 * BEAT_S)
                 signed = {entry.member: entry.signed for entry in answer.entries}
@@ -143,7 +143,10 @@ class BeatingMembership(ABC):
 
 
 class Announcements:
-    """Writes what a member has to say: a set of queues as a hexadecimal number with one bit each, and its losses.
+    """Writes announcements as they stand in the list, and reads them.
+
+    ``1f:2`` is five queues, by a hexadecimal number with one bit each, and two losses; ``1f:2:leaving``, the same of
+    one that leaves.
 
     Parameters:
         queues: the first has the lowest bit.
@@ -151,22 +154,23 @@ class Announcements:
 
     def __init__(self, queues: Sequence[str]) -> None:
         self._bits = {queue: 1 << position for position, queue in enumerate(queues)}
-        self._known: dict[str, frozenset[str]] = {}
+        self._known: dict[str, Announcement] = {}
 
-    def write(self, queues: Collection[str], losses: int) -> str:
+    def write(self, announcement: Announcement) -> str:
         """As it stands in the list."""
-        return f"{sum(self._bits[queue] for queue in queues):x}:{losses}"
+        mask = sum(self._bits[queue] for queue in announcement.subscribed)
+        return f"{mask:x}:{announcement.losses}{':leaving' if announcement.leaving else ''}"
 
-    def read(self, said: str) -> tuple[frozenset[str], int]:
-        """The queues and the losses. Bits of queues that are not known here, as of another epoch, say nothing."""
-        mask, _, losses = said.partition(":")
-        if mask not in self._known:
-            if len(self._known) > MASKS:
+    def read(self, said: str) -> Announcement:
+        """Bits of queues that are not known here, as of another epoch, say nothing."""
+        if said not in self._known:
+            if len(self._known) >= KNOWN:
                 self._known.clear()
-            number = int(mask, 16)
-            self._known[mask] = frozenset(queue for queue, bit in self._bits.items() if number & bit)
-        return self._known[mask], int(losses or 0)
+            mask, losses, *more = said.split(":")
+            subscribed = frozenset(queue for queue, bit in self._bits.items() if int(mask, 16) & bit)
+            self._known[said] = Announcement(subscribed, int(losses), leaving="leaving" in more)
+        return self._known[said]
 
 
-MASKS: Final = 1000
-"""Masks that are remembered: they are read twice a second, and seldom change."""
+KNOWN: Final = 1000
+"""Announcements that are remembered as they were read: all are read twice a second, and seldom change."""

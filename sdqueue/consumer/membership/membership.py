@@ -4,9 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, Self
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What a member says of itself.
+
+    Parameters:
+        subscribed: the queues that it is subscribed to.
+        losses: how many subscriptions it has lost so far. One that was lost and is had again waits behind others at
+            the broker, also where nobody has seen it missing.
+        leaving: it is about to stop, and owns nothing any more; it serves what it is subscribed to until others do.
+    """
+
+    subscribed: frozenset[str] = frozenset()
+    losses: int = 0
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,15 +30,12 @@ class Seen:
     """A member, as it was seen.
 
     Parameters:
-        subscribed: the queues that it says it is subscribed to.
-        losses: how many subscriptions it says to have lost so far. One that was lost and is had again waits behind
-            others at the broker, also where nobody has seen it missing.
+        says: its announcement.
         heard: when its last sign of life became known here, by the clock of the event loop. A member that has died
             stays in the list for a while, but nothing more is heard of it.
     """
 
-    subscribed: frozenset[str]
-    losses: int
+    says: Announcement
     heard: float
 
 
@@ -63,8 +76,8 @@ class Membership(Protocol):
         """Give signs of life, and look at the pool after each, until :meth:`leave`."""
         ...
 
-    def announce(self, queues: Collection[str], losses: int) -> None:
-        """Say what this member is subscribed to now, see :class:`Seen`. A change goes out at once."""
+    def announce(self, announcement: Announcement) -> None:
+        """Say something of this member. What differs from before goes out at once."""
         ...
 
     async def leave(self) -> None:
@@ -100,10 +113,10 @@ class Alone:
     async def sightings(self) -> AsyncIterator[Sighting]:
         """A single one, of itself."""
         now = asyncio.get_running_loop().time()
-        yield Sighting({self.member: Seen(frozenset(), 0, now)}, at=now)
+        yield Sighting({self.member: Seen(Announcement(), now)}, at=now)
         await self._left.wait()
 
-    def announce(self, queues: Collection[str], losses: int) -> None:
+    def announce(self, announcement: Announcement) -> None:
         """Nobody listens."""
 
     async def leave(self) -> None:

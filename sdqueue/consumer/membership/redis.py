@@ -64,7 +64,7 @@ class RedisMembership(BeatingMembership):
         """
         answer = await self._ask(ScriptRunner(self._link), b"", "")
         now = asyncio.get_running_loop().time()
-        return {entry.member: Seen(*self.announcements.read(entry.said), now) for entry in answer.entries}
+        return {entry.member: Seen(self._written.read(entry.said), now) for entry in answer.entries}
 
     async def beat(self, said: str) -> Answer:
         """See :class:`BeatingMembership`."""

@@ -125,7 +125,7 @@ class TurnPipeline:
         try:
             with agents_code():
                 async with self._worker.acquire(turn.session_id, turn_id=turn.id) as handle:
-                    early = self._early_end(work, handle)
+                    early = await self._early_end(work, handle)
                     if early is not None:
                         return early
                     work.forget_spent(lambda by: handle.recall(by) is not None)
@@ -144,7 +144,7 @@ class TurnPipeline:
             raise
         return self._completed(work, bodies, releases=releases)
 
-    def _early_end(self, work: Work, handle: SessionHandle) -> Settlement | None:
+    async def _early_end(self, work: Work, handle: SessionHandle) -> Settlement | None:
         """The fate of a turn that is not to run, or not now."""
         past = handle.recall(work.turn_id)
         if past is not None and work.is_repeat(past):
@@ -163,8 +163,11 @@ class TurnPipeline:
             return None  # there is nowhere to wait
         if handle.parked_by is not None and not (work.replay and handle.parked_by == work.turn_id):
             return Settlement(State.DEFERRED, parked=True)
-        if handle.parked_by is None and handle.waiting and work.on_backlog is None:
-            return Settlement(State.DEFERRED)
+        if handle.parked_by is None and handle.waiting and work.is_delivery:
+            # It belongs behind the backlog, unless it is what stands first there: it ran when the backlog began.
+            first = await self._worker.backlog.deferred(work.session_id, count=1)
+            if first and first[0].turn_id != work.key:
+                return Settlement(State.DEFERRED)
         return None
 
     async def _gather(self, work: Work, handle: SessionHandle) -> None:

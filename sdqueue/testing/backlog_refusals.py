@@ -105,7 +105,7 @@ class RefusedTurnCases:
         outcomes = [TurnOutcome(f"t{n}", 1_000.0 + n, (f"reply {n}",), "dead") for n in range(REFUSALS + 20)]
         for outcome in outcomes:
             assert await backlog.refuse(session_id, outcome, retention=DAY) == outcome
-        for outcome in outcomes[20 :: REFUSALS // 20]:
+        for outcome in (*outcomes[20 :: REFUSALS // 20], outcomes[-1]):
             assert (await backlog.standing(session_id, outcome.turn_id)).refusal == outcome
 
     async def test_refusals_outlast_their_retention(self, store: SessionStore, session_id: str) -> None:

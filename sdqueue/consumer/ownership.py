@@ -142,12 +142,14 @@ class Ownership:
         """Be gone for the other members."""
         await self._membership.leave()
 
-    def on_change(self, queue: str) -> None:
-        """A subscription has begun or ended."""
+    def on_change(self, queue: str, lost: bool) -> None:
+        """A subscription has begun, or has ended by a release or by a loss."""
         seat = self._seats[queue]
-        if seat.reader.subscription is None:
-            self._losses += seat.reader.wanted
-            seat.ended(asyncio.get_running_loop().time(), mine=self.owns(queue))
+        if lost:
+            self._losses += 1
+            seat.lost(asyncio.get_running_loop().time(), mine=self.owns(queue))
+        elif seat.reader.subscription is None:
+            seat.closed()
         self._announce()
         self._changed.set()
 

@@ -20,6 +20,7 @@ from sdqueue.backends import open_broker, open_locks, open_store
 from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
 from sdqueue.client import Client
 from sdqueue.consumer import Consumer, ConsumerOptions, RetryPolicy
+from sdqueue.deadletters import Batch, DeadLetter, DeadLetters, LetterFilter
 from sdqueue.errors import (
     AgentError,
     AgentResultError,
@@ -81,6 +82,11 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "DeadTurn",
     "partition_of",
     "routing_key",
+    # dead letters
+    "DeadLetters",
+    "DeadLetter",
+    "LetterFilter",
+    "Batch",
     # agents
     "Agent",
     "AgentFactory",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any, Final
 
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
@@ -13,7 +15,7 @@ from sdqueue.consumer.failure import AgentFailed
 from sdqueue.consumer.replies import ReplyPublisher
 from sdqueue.consumer.work import Work
 from sdqueue.errors import LockLost, RecordError, StoreUnavailable, VersionConflict
-from sdqueue.messages import DeadTurn, partition_of
+from sdqueue.messages import REPLAY_HEADER, REPLAY_OF_HEADER, DeadTurn, partition_of
 from sdqueue.observe import Observer
 from sdqueue.sessions import Retention, SessionWorker, TurnOutcome, TurnState
 
@@ -100,7 +102,7 @@ class Settler:
     async def _bury(self, work: Work, settlement: Settlement) -> None:
         assert settlement.letter is not None
         message = work.delivery.message
-        letter = replace(message, headers={**message.headers, **settlement.letter.headers()})
+        letter = replace(message, headers={**_kept(message.headers), **settlement.letter.headers()})
         await self._publisher.publish(self._publisher.topology.dead, work.delivery.routing_key, letter)
 
     async def _forward(self, work: Work) -> None:
@@ -108,7 +110,7 @@ class Settler:
         message = work.delivery.message
         hops = message.headers.get(HOPS_HEADER, 0)
         forwarded = replace(
-            message, headers={**message.headers, HOPS_HEADER: (hops if isinstance(hops, int) else 0) + 1}
+            message, headers={**_kept(message.headers), HOPS_HEADER: (hops if isinstance(hops, int) else 0) + 1}
         )
         queue = topology.partition_queue(partition_of(work.session_id, topology.partitions))
         # Not by the turns exchange, whose alternate would send it round in circles while that queue is missing. So
@@ -151,6 +153,33 @@ def _outcome(work: Work, settlement: Settlement) -> TurnOutcome:
     state: TurnState = "dead" if settlement.state is State.DEAD else "superseded"
     return TurnOutcome(work.turn_id, at, settlement.replies, state, settlement.by, work.replay)
 
+
+def _kept(headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A message's own headers, where they leave room for ours in one frame; else those of them that sdqueue reads.
+
+    Without this, a message that only just fitted when it came could never be put away, nor anything behind it run.
+    """
+    if _size(headers) <= MAX_OWN_HEADERS:
+        return headers
+    return {name: value for name, value in headers.items() if name in READ_HEADERS and _size(value) <= 1024}
+
+
+def _size(value: Any) -> int:
+    """Bytes of a header value in AMQP, or a few more."""
+    match value:
+        case str():
+            return 5 + len(value.encode("utf-8", "replace"))
+        case Mapping():
+            return 5 + sum(1 + len(name.encode("utf-8", "replace")) + _size(item) for name, item in value.items())
+        case list() | tuple():
+            return 5 + sum(map(_size, value))
+    return 9
+
+
+MAX_OWN_HEADERS: Final = 96 * 1024
+"""Headers must fit one frame (128 KiB by default), and a letter's have up to some 20 KiB."""
+
+READ_HEADERS: Final = frozenset({"traceparent", "tracestate", REPLAY_HEADER, REPLAY_OF_HEADER})
 
 HOPS_HEADER = "sdqueue-hops"
 """Counts forwardings, so that two consumers that disagree about the partitions do not play ball for ever."""

@@ -70,6 +70,7 @@ records = st.builds(
     agent_state=json_values,
     turns=rings(),
     seq=st.integers(0, 2**40),
+    parked_by=st.none() | texts,
 )
 
 

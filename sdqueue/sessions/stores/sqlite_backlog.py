@@ -13,8 +13,8 @@ from sdqueue.sessions.ring import Retention, TurnOutcome
 from sdqueue.sessions.stores.backlog import REFUSALS, Deferred, Standing
 from sdqueue.sessions.stores.sqlite_thread import SQLiteThread, Text, from_blob, to_text
 
-# AUTOINCREMENT: no position is given twice, not even after all rows were deleted. session_backlogs counts the turns that
-# wait, as every turn of a session asks how many there are; the mark is NULL where the session is not listed.
+# AUTOINCREMENT: no position is given twice, not even after all rows were deleted. session_backlogs counts the turns
+# that wait, as every turn of a session asks how many there are; the mark is NULL where the session is not listed.
 SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS session_deferred (
     position INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL, turn_id TEXT NOT NULL, body BLOB NOT NULL,

@@ -13,10 +13,11 @@ from sdqueue.agents import TurnResult
 from sdqueue.channels import DoubleTexting
 from sdqueue.consumer.answer import AgentRunner, agents_code, ask
 from sdqueue.consumer.failure import AgentFailed, Refused, Stopped, describe
+from sdqueue.consumer.headers import hops
 from sdqueue.consumer.isolation import Isolation
 from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.replies import Addressee, DeltaSender, ReplyPublisher, make_reply
-from sdqueue.consumer.settlement import HOPS_HEADER, Settlement, State, dead, superseded
+from sdqueue.consumer.settlement import Settlement, State, dead, superseded
 from sdqueue.consumer.work import Work
 from sdqueue.errors import InvalidTurn, LockLost, RecordTooNew, SessionError, StoreUnavailable, VersionConflict
 from sdqueue.messages import InboundTurn, partition_of
@@ -322,10 +323,10 @@ class TurnPipeline:
         )
 
     def _elsewhere(self, work: Work) -> Settlement:
-        hops = work.delivery.message.headers.get(HOPS_HEADER, 0)
-        if isinstance(hops, int) and hops >= MAX_HOPS:
+        forwarded = hops(work.delivery.message.headers)
+        if forwarded >= MAX_HOPS:
             detail = (
-                f"was forwarded {hops} times between partitions: consumers disagree about SDQUEUE_PARTITIONS; "
+                f"was forwarded {forwarded} times between partitions: consumers disagree about SDQUEUE_PARTITIONS; "
                 "give all of them the same number and replay this turn"
             )
             return dead(work, InvalidTurn("partitions-disagree", detail), consumer=self._options.name)

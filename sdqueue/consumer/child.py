@@ -40,7 +40,10 @@ def end_of(code: int | None) -> str:
     """How a process ended, in words."""
     if code is None:
         return "killed, for it took too long"
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    known = -code in set(signal.Signals)  # most of those for real time have no name
+    return f"signal {signal.Signals(-code).name if known else -code}"
 
 
 class Child:

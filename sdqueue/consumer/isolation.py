@@ -147,13 +147,11 @@ class Isolation:
                 raise AgentFailed(IsolatedAgentError(what, transient=True)) from error
 
     def _take(self) -> Child | None:
-        while self._idle:
-            child, timer = self._idle.popitem()  # the last used, so that those not needed grow old
-            timer.cancel()
-            if child.living:
-                return child
-            self._let_go(child)
-        return None
+        if not self._idle:
+            return None
+        child, timer = self._idle.popitem()  # the last used, so that those not needed grow old
+        timer.cancel()
+        return child
 
     def _keep(self, child: Child) -> None:
         if self._open:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sdqueue.consumer import isolation
+from sdqueue.consumer import children, isolation
 from sdqueue.consumer.child import Child, ChildNotStarted
 from sdqueue.consumer.frames import read_frame, write_frame
 from sdqueue.consumer.isolated import OOM_SCORE
@@ -62,7 +62,7 @@ async def test_a_child_takes_one_suspect_after_the_other_and_ends_with_the_consu
 
 
 async def test_many_suspects_share_few_children(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolation, "AT_ONCE", 3)
+    monkeypatch.setattr(children, "AT_ONCE", 3)
     async with stand.running(Acting, agent=AGENT):
         turns = [await _suspect(stand, f"s{n}", "slowly") for n in range(30)]
         pids = [await _answered_by(stand, turn) for turn in turns]
@@ -73,7 +73,7 @@ async def test_many_suspects_share_few_children(stand: Stand, monkeypatch: pytes
 async def test_a_child_without_turns_is_let_go_and_another_one_started_when_needed(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolation, "IDLE_S", 0.1)
+    monkeypatch.setattr(children, "IDLE_S", 0.1)
     async with stand.running(Acting, agent=AGENT):
         first = await _answered_by(stand, await _suspect(stand, "a", "x"))
         await _until(lambda: _gone(first))

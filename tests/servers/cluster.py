@@ -54,6 +54,13 @@ class RabbitMQCluster:
         await self.nodes[0].ctl("await_online_nodes", str(len(self.nodes)), "--timeout", "60")
         return self
 
+    async def redundant(self) -> None:
+        """Wait until any one node may be lost: every quorum queue has a majority without it."""
+        async with asyncio.TaskGroup() as group:
+            for node in self.nodes:
+                words = ("await_online_quorum_plus_one", "--timeout", "60")
+                group.create_task(node.tool("rabbitmq-upgrade", *words))
+
     def close(self) -> None:
         """Kill all and remove the folder."""
         for node in self.nodes:

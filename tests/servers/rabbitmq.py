@@ -109,13 +109,17 @@ class LocalRabbitMQ(LocalServer):
         Raises:
             ServerFailed: the command failed; the message has its output.
         """
+        return await self.tool("rabbitmqctl", *arguments)
+
+    async def tool(self, script: str, *arguments: str) -> str:
+        """Run another of RabbitMQ's commands, as :meth:`ctl`."""
         process = await asyncio.create_subprocess_exec(
-            *self._command("rabbitmqctl", "--quiet", *arguments), env=self._environment(), stdin=subprocess.DEVNULL,
+            *self._command(script, "--quiet", *arguments), env=self._environment(), stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         output = (await process.communicate())[0].decode(errors="replace")
         if process.returncode:
-            raise ServerFailed(f"rabbitmqctl {' '.join(arguments)} ended with {process.returncode}:\n{output}")
+            raise ServerFailed(f"{script} {' '.join(arguments)} ended with {process.returncode}:\n{output}")
         return output
 
     def _choose_ports(self) -> None:

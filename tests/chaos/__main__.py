@@ -89,6 +89,8 @@ async def play(given: argparse.Namespace, scenario: Scenario, servers: Servers, 
     if scenario.load.flood:
         note += ", without the flooding session"
     result = Result(scenario.name, findings, stage.pool.defects(), time.monotonic() - started, note)
+    if stage.done:
+        print(f"  done: {', '.join(stage.done)}")
     for line in [*findings.details, *result.defects]:
         print(f"  ! {line}")
     verdict = "clean" if result.clean else "BROKEN"

@@ -20,6 +20,9 @@ ROOT: Final = Path(__file__).parents[2]
 READY_S: Final = 60.0
 STOP_S: Final = 45.0
 
+UNEXPECTED: Final = ("Traceback", "Task exception was never retrieved", "Exception ignored")
+"""How lines of a log begin that Python writes when something went wrong by itself."""
+
 
 class Member:
     """One consumer process.
@@ -35,6 +38,7 @@ class Member:
         self.process = process
         self.log = log
         self.paused = False
+        self.killed = False
 
     @property
     def pid(self) -> int:
@@ -64,6 +68,7 @@ class Member:
 
     def kill(self) -> None:
         """SIGKILL."""
+        self.killed = True
         reap(self.process)
 
     def pause(self) -> None:
@@ -109,14 +114,16 @@ class Pool:
     Parameters:
         folder: for logs and journals.
         environment: the settings of the consumers.
+        module: what is run, with the command line of ``sdqueue``.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str], module: str = "sdqueue.cli") -> None:
         self.journal = folder / "journal"
         self.journal.mkdir(parents=True, exist_ok=True)
         self.members: list[Member] = []
         self.ended_badly: list[str] = []
         self._folder = folder
+        self._module = module
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("SDQUEUE_", "CHAOS_"))}
         self._environment = kept | {
             "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "producers")]),
@@ -131,13 +138,13 @@ class Pool:
         return [m for m in self.members if m.alive and not m.paused]
 
     async def start(
-        self, count: int = 1, *, module: str = "sdqueue.cli", ready: bool = True, **environment: str
+        self, count: int = 1, *, module: str | None = None, ready: bool = True, **environment: str
     ) -> list[Member]:
         """Start consumers and wait until they consume.
 
         Parameters:
             count: how many.
-            module: what is run, with the command line of ``sdqueue``.
+            module: what is run; default: that of the pool.
             ready: whether to wait.
             environment: settings of these only.
         """
@@ -145,7 +152,7 @@ class Pool:
         for _ in range(count):
             name = f"c{len(self.members) + 1}"
             log = self._folder / f"{name}.log"
-            command = [sys.executable, "-m", module, "consumer", "--name", name]
+            command = [sys.executable, "-m", module or self._module, "consumer", "--name", name]
             started.append(Member(name, launch(command, log, self._environment | environment), log))
             self.members.append(started[-1])
         if ready:
@@ -155,13 +162,13 @@ class Pool:
     async def stop(self, members: list[Member]) -> None:
         """Stop some in order, and note those that do not end well."""
         for member, code in zip(members, await asyncio.gather(*(m.stop() for m in members)), strict=True):
-            if code != 0:
+            if code != 0 and not member.killed:
                 self.ended_badly.append(f"{member.name} ended with {code} after SIGTERM:\n{member.tail()}")
 
     async def keep(self, count: int) -> None:
-        """Keep so many alive until cancelled, as a supervisor would."""
+        """Keep so many alive until cancelled, as a supervisor would. A paused one is none that works."""
         while True:
-            missing = count - sum(m.alive for m in self.members)
+            missing = count - len(self.alive)
             if missing > 0:
                 await self.start(missing)
             await asyncio.sleep(0.1)
@@ -177,11 +184,13 @@ class Pool:
         return None
 
     def defects(self) -> list[str]:
-        """What consumers that were not killed say of themselves: errors that nobody expected."""
+        """What consumers say of themselves that nobody expected, and how those ended that were told to."""
         found = list(self.ended_badly)
         for member in self.members:
             lines = member.log.read_text(errors="replace").splitlines()
-            found += [f"{member.name}: {line}" for line in lines if "Traceback" in line or "internal error" in line]
+            found += [
+                f"{member.name}: {line}" for line in lines if line.startswith(UNEXPECTED) or "unexpected error" in line
+            ]
         return found
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ from tests.chaos.receiver import Receiver
 from tests.chaos.servers import Servers
 
 PATIENCE_S: Final = 60.0
-"""After the load and the faults, everything must be answered within this."""
+"""What is not answered is lost, when nothing has come for so long after the load and the faults."""
 
 QUIET_TRIES: Final = 4
 
@@ -64,15 +64,27 @@ class Stage:
         folder: for logs and journals.
         seed: everything random comes from it.
         mutant: a defect that all consumers have.
+        patience_s: when nothing has come for so long, what is not answered is lost.
     """
 
     def __init__(
-        self, scenario: Scenario, servers: Servers, folder: Path, *, seed: int, mutant: str | None = None
+        self,
+        scenario: Scenario,
+        servers: Servers,
+        folder: Path,
+        *,
+        seed: int,
+        mutant: str | None = None,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         self.scenario = scenario
+        self.mutant = mutant
+        self._patience_s = patience_s
         self.servers = servers
         self.chance = random.Random(f"{seed} {scenario.name}")
         self.emptied_at: float | None = None
+        self.done: list[str] = []
+        """The faults that were done, with the seconds from the start of the load."""
         self.namespace = f"chaos-{secrets.token_hex(4)}"
         self._partitions = int(scenario.settings.get("SDQUEUE_PARTITIONS", "8"))
         plan = Plan(scenario.load, partitions=self._partitions, seed=seed)
@@ -86,8 +98,8 @@ class Stage:
         }
         if mutant is not None:
             environment[MUTANT] = mutant
-        self._module = "sdqueue.cli" if mutant is None else "tests.chaos.wounded"
-        self.pool = Pool(folder, environment)
+        module = "sdqueue.cli" if mutant is None else "tests.chaos.wounded"
+        self.pool = Pool(folder, environment, module)
         self.producer = Producer(servers.broker_url, self.namespace, plan)
         self.receiver = Receiver(servers.broker_url, self.namespace)
 
@@ -102,7 +114,7 @@ class Stage:
 
     async def start(self, count: int = 1, **environment: str) -> list[Member]:
         """Start more consumers of the scenario and wait until they consume."""
-        return await self.pool.start(count, module=self._module, **environment)
+        return await self.pool.start(count, **environment)
 
     async def start_wounded(self, wound: str, **environment: str) -> Member:
         """Start a consumer that will die, or stop, at this point, see ``wounded``."""
@@ -112,6 +124,11 @@ class Stage:
         """Wait until this share of the load's time is over."""
         due = self.producer.started_at + share * self.scenario.load.seconds
         await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    async def do(self, fault: Callable[[Stage], Awaitable[None]]) -> None:
+        """Do a fault and note it."""
+        self.done.append(f"{time.monotonic() - self.producer.started_at:.1f} {fault.__name__}")
+        await fault(self)
 
     @property
     def loading(self) -> bool:
@@ -138,8 +155,13 @@ class Stage:
             await attack
             await self.servers.heal()
             await load
-        await self._heal()
-        await self._answered()
+        for member in self.pool.members:
+            member.resume()
+        supervisor = asyncio.create_task(self.pool.keep(1))
+        try:
+            await self.answered()
+        finally:
+            supervisor.cancel()
         left_over = await self._end()
         return Evidence(
             sent=tuple(self.producer.sent),
@@ -155,22 +177,14 @@ class Stage:
         async with asyncio.timeout(self.scenario.load.seconds + 2 * PATIENCE_S):
             await self.scenario.attack(self)
 
-    async def _heal(self) -> None:
-        for member in self.pool.members:
-            member.resume()
-        if not self.pool.alive:
-            await self.start()
-
-    async def _answered(self) -> None:
-        """Wait until every message has had its end, or for so long that it is lost."""
+    async def answered(self) -> None:
+        """Wait until every message sent so far has had its end, or for so long that it is lost."""
         wanted = {sent.mark for sent in self.producer.sent}
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_S):
-                while not wanted <= self.receiver.answered:
-                    self.receiver.changed.clear()
+            while not wanted <= self.receiver.answered:
+                self.receiver.changed.clear()
+                async with asyncio.timeout(self._patience_s):
                     await self.receiver.changed.wait()
-                    if not self.pool.alive:
-                        await self.start()
 
     async def _end(self) -> int:
         """Let the consumers end in order, and count what they leave. Repeats may be on their way: those get time."""

@@ -20,7 +20,7 @@ from tests.chaos.plan import FLOOD
 from tests.chaos.producer import quiet
 from tests.chaos.report import Result, as_markdown, as_text
 from tests.chaos.scenarios import ALL
-from tests.chaos.servers import CannotRun, Servers, private_servers
+from tests.chaos.servers import BROKERS, STORES, CannotRun, Servers, private_servers
 from tests.chaos.stage import Scenario, Stage
 
 
@@ -30,8 +30,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("scenarios", nargs="*", help=f"default: all of {', '.join(ALL)}")
     parser.add_argument("--seed", type=int, default=1, help="everything random comes from it")
     parser.add_argument("--seconds", type=float, help="of load; default: what each scenario needs")
-    parser.add_argument("--broker", default="rabbitmq", help="which broker to start")
-    parser.add_argument("--store", default="redis", help="which store to start")
+    parser.add_argument("--broker", default="rabbitmq", help=f"which broker to start: {', '.join(BROKERS)}")
+    parser.add_argument("--store", default="redis", help=f"which store to start: {', '.join(STORES)}")
     parser.add_argument("--mutant", help="give all consumers this defect, to see it found")
     parser.add_argument("--markdown", action="store_true", help="print the table for the documentation too")
     parser.add_argument("--keep", action="store_true", help="keep logs, journals and evidence of clean scenarios too")
@@ -55,7 +55,11 @@ async def main() -> int:
         async with private_servers(given.broker, given.store, folder / "servers") as (servers, products):
             print(f"{products}; seed {given.seed}", flush=True)
             for name in given.scenarios or ALL:
-                results.append(await play(given, ALL[name], servers, folder / name))
+                why_not = ALL[name].cannot_run(servers)
+                if why_not:
+                    print(f"\n{name}: NOT RUN: {why_not}", flush=True)
+                else:
+                    results.append(await play(given, ALL[name], servers, folder / name))
     except CannotRun as why:
         print(f"NOT RUN: {why}", file=sys.stderr)
         return 2

@@ -16,14 +16,14 @@ WATERMARK: Final = "1GiB"
 """What the private RabbitMQ is configured with."""
 
 
-def rabbitmq_of(stage: Stage) -> LocalRabbitMQ:
-    """The broker, where this run may touch it."""
-    assert stage.servers.rabbitmq is not None, f"{stage.scenario.name} needs a RabbitMQ of its own"
-    return stage.servers.rabbitmq
+def node_of(stage: Stage) -> LocalRabbitMQ:
+    """A node of the broker, by chance where there are several; this run must have it for itself."""
+    assert stage.servers.nodes, f"{stage.scenario.name} needs a RabbitMQ of its own"
+    return stage.chance.choice(stage.servers.nodes)
 
 
 def redis_of(stage: Stage) -> LocalRedis:
-    """The store, where this run may touch it."""
+    """The store, which this run must have for itself."""
     assert stage.servers.redis is not None, f"{stage.scenario.name} needs a Redis of its own"
     return stage.servers.redis
 
@@ -68,34 +68,36 @@ async def kill_successor(stage: Stage) -> None:
 
 async def close_connections(stage: Stage) -> None:
     """Have the broker close all connections, those of the producers too."""
-    await rabbitmq_of(stage).ctl("close_all_connections", "chaos")
+    await stage.servers.ctl("close_all_connections", "chaos")
 
 
 async def restart_broker(stage: Stage) -> None:
-    """Stop the broker in order and start it again."""
-    await rabbitmq_of(stage).restart()
+    """Stop the broker, or a node of it, in order and start it again."""
+    await node_of(stage).restart()
 
 
 async def crash_broker(stage: Stage) -> None:
-    """Kill the broker and start it again."""
-    await rabbitmq_of(stage).kill()
+    """Kill the broker, or a node of it, and start it again."""
+    node = node_of(stage)
+    await node.kill()
     await asyncio.sleep(1)
-    await rabbitmq_of(stage).start()
+    await node.start()
+    if stage.servers.cluster is not None:
+        await stage.servers.cluster.redundant()  # so that the next one may go
 
 
 async def alarm(stage: Stage, seconds: float = 5.0) -> None:
     """A memory alarm: the broker blocks everybody who publishes."""
-    rabbitmq = rabbitmq_of(stage)
-    await rabbitmq.ctl("set_vm_memory_high_watermark", "0.00001")
+    await stage.servers.ctl("set_vm_memory_high_watermark", "0.00001")
     try:
         await asyncio.sleep(seconds)
     finally:
-        await rabbitmq.ctl("set_vm_memory_high_watermark", "absolute", WATERMARK)
+        await stage.servers.ctl("set_vm_memory_high_watermark", "absolute", WATERMARK)
 
 
 async def silence(stage: Stage, seconds: float = 10.0) -> None:
     """Let the network of a consumer go silent: nobody hears of it, until heartbeats are missed."""
-    proxy = Proxy(stage.servers.broker_url)
+    proxy = Proxy(stage.servers.addresses[0])
     url = await proxy.open()
     try:
         before = stage.pool.alive
@@ -135,6 +137,14 @@ async def crash_store(stage: Stage) -> None:
     await redis_of(stage).kill()
     await asyncio.sleep(1)
     await redis_of(stage).start()
+
+
+async def fail_over(stage: Stage) -> None:
+    """Kill the primary; Sentinel promotes the replica."""
+    group, sentinel = stage.servers.group, stage.servers.sentinel
+    assert group is not None, f"{stage.scenario.name} needs a store with Sentinel"
+    assert sentinel is not None
+    group.kill(sentinel.primary_index)
 
 
 async def empty_store(stage: Stage) -> None:

@@ -138,22 +138,27 @@ class Pool:
         return [m for m in self.members if m.alive and not m.paused]
 
     async def start(
-        self, count: int = 1, *, module: str | None = None, ready: bool = True, **environment: str
+        self,
+        count: int = 1,
+        environment: Mapping[str, str] | None = None,
+        *,
+        module: str | None = None,
+        ready: bool = True,
     ) -> list[Member]:
         """Start consumers and wait until they consume.
 
         Parameters:
             count: how many.
+            environment: settings of these only.
             module: what is run; default: that of the pool.
             ready: whether to wait.
-            environment: settings of these only.
         """
         started = []
         for _ in range(count):
             name = f"c{len(self.members) + 1}"
             log = self._folder / f"{name}.log"
             command = [sys.executable, "-m", module or self._module, "consumer", "--name", name]
-            started.append(Member(name, launch(command, log, self._environment | environment), log))
+            started.append(Member(name, launch(command, log, self._environment | dict(environment or {})), log))
             self.members.append(started[-1])
         if ready:
             await asyncio.gather(*(member.ready() for member in started))
@@ -170,7 +175,7 @@ class Pool:
         while True:
             missing = count - len(self.alive)
             if missing > 0:
-                await self.start(missing)
+                await self.start(missing, ready=False)  # it may meet its end before it is
             await asyncio.sleep(0.1)
 
     async def event(self, after: float, *, within_s: float, **fields: Any) -> dict[str, Any] | None:

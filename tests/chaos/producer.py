@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import aio_pika
@@ -32,12 +33,12 @@ class Outlet:
     """A connection that publishes to one exchange, opened again when it fails.
 
     Parameters:
-        url: of the broker.
+        urls: of the broker's nodes, tried in turn.
         exchange: where to.
     """
 
-    def __init__(self, url: str, exchange: str) -> None:
-        self._url = url
+    def __init__(self, urls: Sequence[str], exchange: str) -> None:
+        self._urls = itertools.cycle(urls)
         self._name = exchange
         self._lock = asyncio.Lock()
         self._connection: AbstractConnection | None = None
@@ -71,7 +72,7 @@ class Outlet:
     async def _get(self) -> AbstractExchange:
         async with self._lock:
             if self._exchange is None:
-                self._connection = await aio_pika.connect(self._url, heartbeat=4)
+                self._connection = await aio_pika.connect(next(self._urls), heartbeat=4)
                 channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
                 self._exchange = await channel.get_exchange(self._name, ensure=False)
             return self._exchange
@@ -103,17 +104,17 @@ class Producer:
     """Sends a plan.
 
     Parameters:
-        url: of the broker.
+        urls: of the broker's nodes.
         namespace: of the topology.
         plan: what to send.
     """
 
-    def __init__(self, url: str, namespace: str, plan: Plan) -> None:
+    def __init__(self, urls: Sequence[str], namespace: str, plan: Plan) -> None:
         self.sent: list[Sent] = []
         """What was confirmed, in the order of the confirms."""
         self.started_at = 0.0
         self._plan = plan
-        self._outlets = [Outlet(url, f"{namespace}.turns") for _ in range(CONNECTIONS)]
+        self._outlets = [Outlet(urls, f"{namespace}.turns") for _ in range(CONNECTIONS)]
 
     async def run(self) -> None:
         """Send everything; returns when all is confirmed."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import aio_pika
@@ -29,16 +30,16 @@ class Receiver:
     """Reads until closed; a connection that is lost is replaced.
 
     Parameters:
-        url: of the broker.
+        urls: of the broker's nodes, tried in turn.
         namespace: of the topology, which exists already.
     """
 
-    def __init__(self, url: str, namespace: str) -> None:
+    def __init__(self, urls: Sequence[str], namespace: str) -> None:
         self.replies: list[Reply] = []
         self.letters: list[Letter] = []
         self.changed = asyncio.Event()
         """Set whenever something came."""
-        self._url = url
+        self._urls = itertools.cycle(urls)
         self._namespace = namespace
         self._task: asyncio.Task[None] | None = None
         self._reading = asyncio.Event()
@@ -67,7 +68,7 @@ class Receiver:
     async def _keep_reading(self) -> None:
         while True:
             try:
-                connection = await aio_pika.connect(self._url, heartbeat=4)
+                connection = await aio_pika.connect(next(self._urls), heartbeat=4)
             except (*LOST, asyncio.CancelledError):
                 _unless_cancelled()
                 await asyncio.sleep(0.2)

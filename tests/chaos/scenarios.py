@@ -96,18 +96,24 @@ async def broker_with_backlog(stage: Stage) -> None:
     await stage.at(0.15)
     await stage.pool.stop(stage.pool.alive)
     await stage.at(0.35)
-    restarting = asyncio.create_task(faults.restart_broker(stage))
+    restarting = asyncio.create_task(stage.do(faults.restart_broker))
     starting = asyncio.create_task(stage.start(2))
     await restarting
     await starting
     await stage.at(0.8)
-    await faults.crash_broker(stage)
+    await stage.do(faults.crash_broker)
+
+
+async def failover(stage: Stage) -> None:
+    """A failover, once."""
+    await stage.at(0.4)
+    await stage.do(faults.fail_over)
 
 
 async def emptied_store(stage: Stage) -> None:
     """FLUSHALL, once."""
     await stage.at(0.5)
-    await faults.empty_store(stage)
+    await stage.do(faults.empty_store)
 
 
 async def poison(stage: Stage) -> None:
@@ -145,7 +151,7 @@ ALL: Final = {
         ),
         Scenario(
             "pause_consumer", "2", "SIGSTOP for longer than lock and heartbeats live, then SIGCONT",
-            repeated(faults.pause, pause_s=4), load=replace(SLOW, seconds=25), settings=HASTY | FULL,
+            repeated(faults.pause, pause_s=4), load=replace(SLOW, seconds=30), settings=HASTY | FULL, heartbeat_s=2,
         ),
         Scenario(
             "asleep_at_save", "2", "SIGSTOP just before a save is sent, SIGCONT when another has taken over",
@@ -164,11 +170,15 @@ ALL: Final = {
         Scenario("rolling", "4", "SIGTERM and a new one, again and again", repeated(faults.replace), load=SLOW),
         Scenario(
             "broker_restart", "5", "the broker restarts with a backlog, later it is killed",
-            broker_with_backlog, load=Load(seconds=30), own_servers=True,
+            broker_with_backlog, load=Load(seconds=30), breaks=("broker",),
+        ),
+        Scenario(
+            "node_killed", "5", "nodes of a cluster of three are killed and come back, one at a time",
+            repeated(faults.crash_broker, pause_s=4), load=Load(seconds=30), breaks=("broker",), needs="cluster",
         ),
         Scenario(
             "close_connections", "6", "the broker closes all connections, again and again",
-            repeated(faults.close_connections), load=replace(SLOW, seconds=16), own_servers=True,
+            repeated(faults.close_connections), load=replace(SLOW, seconds=16), breaks=("broker",),
         ),
         Scenario(
             "silent_network", "6", "the network of a consumer goes silent for 10 s, then delivers what it held",
@@ -185,11 +195,15 @@ ALL: Final = {
         Scenario(
             "store_away", "9", "Redis frozen for 5 s, restarted, killed",
             repeated(faults.pause_store, faults.restart_store, faults.crash_store, pause_s=3),
-            load=Load(seconds=25), settings=HASTY, own_servers=True,
+            load=Load(seconds=25), settings=HASTY, breaks=("store",),
+        ),
+        Scenario(
+            "failover", "9", "the primary of Redis is killed, Sentinel promotes its replica",
+            failover, load=Load(seconds=15), settings=HASTY, needs="sentinel",
         ),
         Scenario(
             "store_emptied", "9", "FLUSHALL in the middle",
-            emptied_store, own_servers=True,
+            emptied_store, breaks=("store",),
         ),
         Scenario(
             "flood", "10", "one session sends 3,000 turns as fast as it can",
@@ -197,12 +211,12 @@ ALL: Final = {
         ),
         Scenario(
             "memory_alarm", "10", "the broker blocks all publishers for 5 s",
-            repeated(faults.alarm, pause_s=3), load=Load(seconds=20), own_servers=True,
+            repeated(faults.alarm, pause_s=3), load=Load(seconds=20), breaks=("broker",),
         ),
         Scenario(
             "random", "1-10", "all of it at random, one or two at a time",
             mixture, load=Load(sessions=60, rate=40, seconds=60, think_s=(0.05, 0.5)), settings=HASTY,
-            own_servers=True, consumers=3,
+            breaks=("broker", "store"), consumers=3,
         ),
     )
 }  # fmt: skip

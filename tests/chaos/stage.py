@@ -17,12 +17,13 @@ import aio_pika
 from sdqueue.sessions import RedisSessionStore, SessionRecord
 from tests.chaos import journal
 from tests.chaos.evidence import Effect, Evidence
-from tests.chaos.mutants import MUTANT
+from tests.chaos.mutants import MUTANT, WOUND
 from tests.chaos.plan import FLOOD, Load, Plan
 from tests.chaos.pool import Member, Pool
 from tests.chaos.producer import Producer
 from tests.chaos.receiver import Receiver
 from tests.chaos.servers import Servers
+from tests.servers.namespaces import clear_rabbitmq, clear_redis
 
 PATIENCE_S: Final = 60.0
 """What is not answered is lost, when nothing has come for so long after the load and the faults."""
@@ -42,7 +43,9 @@ class Scenario:
         load: what is sent.
         consumers: how many there are at the start.
         settings: more of the consumers' settings, by the names of their environment variables.
-        own_servers: whether it touches the servers.
+        heartbeat_s: of the consumers' connections to the broker; 0: the default of ten seconds.
+        needs: what the servers must be for it: ``cluster`` or ``sentinel``; empty: it will do with any.
+        breaks: what of the servers it breaks: ``broker``, ``store``.
     """
 
     name: str
@@ -52,7 +55,19 @@ class Scenario:
     load: Load = field(default_factory=Load)
     consumers: int = 2
     settings: Mapping[str, str] = field(default_factory=dict)
-    own_servers: bool = False
+    heartbeat_s: int = 0
+    needs: str = ""
+    breaks: tuple[str, ...] = ()
+
+    def cannot_run(self, servers: Servers) -> str | None:
+        """Why it cannot be played on these servers, ``None`` where it can."""
+        if self.needs == "cluster" and servers.cluster is None:
+            return "it kills a node of a cluster: make chaos BROKER=rabbitmq-cluster"
+        if self.needs == "sentinel" and servers.sentinel is None:
+            return "it kills the primary of a store with Sentinel: make chaos STORE=redis-sentinel"
+        if "store" in self.breaks and servers.redis is None:
+            return "it stops and starts a single store, which this is not"
+        return None
 
 
 class Stage:
@@ -88,8 +103,9 @@ class Stage:
         self.namespace = f"chaos-{secrets.token_hex(4)}"
         self._partitions = int(scenario.settings.get("SDQUEUE_PARTITIONS", "8"))
         plan = Plan(scenario.load, partitions=self._partitions, seed=seed)
+        heartbeat = f"?heartbeat={scenario.heartbeat_s}" if scenario.heartbeat_s else ""
         environment = {
-            "SDQUEUE_BROKER_URL": servers.broker_url,
+            "SDQUEUE_BROKER_URL": servers.broker_url + heartbeat,
             "SDQUEUE_STORE_URL": servers.store_url,
             "SDQUEUE_NAMESPACE": self.namespace,
             "SDQUEUE_PARTITIONS": str(self._partitions),
@@ -100,8 +116,8 @@ class Stage:
             environment[MUTANT] = mutant
         module = "sdqueue.cli" if mutant is None else "tests.chaos.wounded"
         self.pool = Pool(folder, environment, module)
-        self.producer = Producer(servers.broker_url, self.namespace, plan)
-        self.receiver = Receiver(servers.broker_url, self.namespace)
+        self.producer = Producer(servers.addresses, self.namespace, plan)
+        self.receiver = Receiver(servers.addresses, self.namespace)
 
     async def play(self) -> Evidence:
         """Do it all. What was started is gone afterwards, whatever happens."""
@@ -114,11 +130,11 @@ class Stage:
 
     async def start(self, count: int = 1, **environment: str) -> list[Member]:
         """Start more consumers of the scenario and wait until they consume."""
-        return await self.pool.start(count, **environment)
+        return await self.pool.start(count, environment)
 
     async def start_wounded(self, wound: str, **environment: str) -> Member:
         """Start a consumer that will die, or stop, at this point, see ``wounded``."""
-        return (await self.pool.start(module="tests.chaos.wounded", CHAOS_WOUND=wound, **environment))[0]
+        return (await self.pool.start(1, {WOUND: wound, **environment}, module="tests.chaos.wounded"))[0]
 
     async def at(self, share: float) -> None:
         """Wait until this share of the load's time is over."""
@@ -202,7 +218,7 @@ class Stage:
 
     async def _waiting(self) -> int:
         names = [f"{self.namespace}.turns.{partition:04d}" for partition in range(self._partitions)]
-        connection = await aio_pika.connect(self.servers.broker_url)
+        connection = await aio_pika.connect(self.servers.addresses[0])
         async with connection:
             channel = await connection.channel()
             count = 0
@@ -222,11 +238,10 @@ class Stage:
 
     async def clear(self) -> None:
         """Delete the queues and keys of the scenario, where the servers are shared."""
-        from tests.servers.namespaces import clear_rabbitmq, clear_redis
-
         egress = {f"{self.namespace}.replies.chaos"}
-        await clear_rabbitmq(self.servers.broker_url, self.namespace, egress, set())
-        await clear_redis(self.servers.store_url, self.namespace)
+        await clear_rabbitmq(self.servers.addresses[0], self.namespace, egress, set())
+        if self.servers.sentinel is None:  # that one ends with the run
+            await clear_redis(self.servers.store_url, self.namespace)
 
 
 def _effects(record: SessionRecord) -> tuple[Effect, ...]:

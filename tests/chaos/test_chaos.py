@@ -30,7 +30,7 @@ async def test_a_random_attack_breaks_no_promise(
     rabbitmq, redis = await private_rabbitmq(), await private_redis()
     scenario = ALL["random"]
     scenario = replace(scenario, load=replace(scenario.load, seconds=12), consumers=2)
-    stage = Stage(scenario, Servers(rabbitmq.url, redis.url, rabbitmq, redis), tmp_path, seed=SEED)
+    stage = Stage(scenario, Servers(rabbitmq.url, redis.url, (rabbitmq,), redis), tmp_path, seed=SEED)
     evidence = await stage.play()
 
     findings = check(evidence)

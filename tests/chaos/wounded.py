@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import Callable
 from typing import Any, Final
 
 from sdqueue.brokers.broker import Delivery, Message
@@ -21,12 +20,10 @@ from sdqueue.brokers.rabbitmq import RabbitMQBroker, RabbitMQSubscription
 from sdqueue.cli import main
 from sdqueue.sessions.redis import lease
 from sdqueue.sessions.stores.redis import RedisSessionStore
-from tests.chaos import mutants
+from tests.chaos.mutants import MUTANT, MUTANTS, WOUND, patch
 
 POINTS: Final = ("acquired", "answered", "saved", "published", "confirmed", "acked")
 """In the order in which a turn passes them."""
-
-WOUND: Final = "CHAOS_WOUND"
 
 ON_ITS_WAY_S: Final = 0.02
 """What was written to a socket so long ago has left the process."""
@@ -55,11 +52,6 @@ class Wound:
 def die() -> None:
     """As by ``kill -9``."""
     os.kill(os.getpid(), signal.SIGKILL)
-
-
-def patch(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Put another function in the place of one. It must exist: a wound that does not bite would go unnoticed."""
-    setattr(owner, name, make(getattr(owner, name)))
 
 
 def wound(given: str) -> None:
@@ -120,8 +112,8 @@ def wound(given: str) -> None:
 
 
 if __name__ == "__main__":
-    if os.environ.get(mutants.MUTANT):
-        mutants.MUTANTS[os.environ[mutants.MUTANT]]()
+    if os.environ.get(MUTANT):
+        MUTANTS[os.environ[MUTANT]]()
     if os.environ.get(WOUND):
         wound(os.environ[WOUND])
     main()

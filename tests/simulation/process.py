@@ -1,0 +1,103 @@
+"""Process: a consumer process of the world, which can be killed, stopped and told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from tests.simulation.loop import OWNER, VirtualLoop
+
+
+class Process:
+    """Owns everything that its code starts, and loses all of it at once when it dies.
+
+    Parameters:
+        loop: the world's.
+        name: for the trace.
+        note: writes the trace.
+        on_death: called when it was killed.
+        make_child: makes a process of the world by its name.
+    """
+
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        name: str,
+        note: Callable[[str, str], None],
+        on_death: Callable[[Process], None] | None = None,
+        make_child: Callable[[str], Process] | None = None,
+    ) -> None:
+        self.name = name
+        self.held: list[asyncio.Handle] | None = None
+        self.dead = False
+        self.died: asyncio.Future[None] = loop.create_future()
+        self.context = contextvars.copy_context()
+        self.context.run(OWNER.set, self)
+        self._loop = loop
+        self._note = note
+        self._on_death = on_death
+        self._make_child = make_child
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it stands still, for a time or for ever."""
+        return self.held is not None
+
+    def start(self, main: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Begin to run this."""
+        return self._loop.create_task(main, name=self.name, context=self.context)
+
+    def soon(self, callback: Callable[..., object], *args: Any, at: float | None = None) -> None:
+        """Call something in this process: a message has come."""
+        if at is None:
+            self._loop.call_soon(callback, *args, context=self.context)
+        else:
+            self._loop.call_at(at, callback, *args, context=self.context)
+
+    def child(self, name: str) -> Process:
+        """A process that it starts; it lives on when this one dies."""
+        assert self._make_child is not None
+        return self._make_child(name)
+
+    def note(self, what: str) -> None:
+        """Write a line of the trace; the dead say nothing."""
+        if not self.dead:
+            self._note(self.name, what)
+
+    def kill(self) -> None:
+        """``kill -9``: nothing of it ever runs again. Code that is in the midst of it goes on to its next await."""
+        if self.dead:
+            return
+        self.note("killed")
+        self.dead = True
+        self.held = [] if self.held is None else self.held
+        self.died.set_result(None)
+        if self._on_death is not None:
+            self._on_death(self)
+
+    def freeze(self, seconds: float) -> None:
+        """``kill -STOP``, and ``-CONT`` after so many seconds."""
+        if not self.stopped:
+            self.note(f"stopped for {seconds:.3f} s")
+            self.held = []
+            self._loop.call_later(seconds, self.thaw, context=contextvars.Context())
+
+    def thaw(self) -> None:
+        """``kill -CONT``."""
+        if self.held is not None and not self.dead:
+            self.note("continues")
+            self._release()
+
+    def bury(self) -> None:
+        """End the tasks of a dead process, which would complain when they are collected. It has no effect any more."""
+        assert self.dead
+        if self.held is not None:
+            self._release()
+        for task in self._loop.tasks(self):
+            task.cancel()
+
+    def _release(self) -> None:
+        held, self.held = self.held, None
+        self._loop.resume(held or [])

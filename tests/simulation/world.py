@@ -1,0 +1,255 @@
+"""World: one seed, from its first event to the judgement."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+from sdqueue.brokers import Delivery, MemoryBroker
+from sdqueue.brokers.memory import MemoryServer
+from sdqueue.brokers.topology import Topology
+from sdqueue.consumer.isolation import Isolation
+from sdqueue.errors import BrokerUnavailable, StoreUnavailable
+from sdqueue.messages import DeadTurn
+from sdqueue.sessions import InMemorySessionStore
+from tests.simulation.agent import ask_child
+from tests.simulation.checker import History, violations
+from tests.simulation.locks import LockService
+from tests.simulation.loop import Deadlock, VirtualLoop
+from tests.simulation.member import Member
+from tests.simulation.nature import made_up
+from tests.simulation.process import Process
+from tests.simulation.profile import Profile
+from tests.simulation.trace import Trace
+from tests.simulation.trouble import Trouble
+from tests.simulation.wire import Backend
+from tests.simulation.workload import Workload
+
+DRAIN_S = 900.0
+"""Virtual seconds after the last trouble within which everything must be answered."""
+
+END_S = 60.0
+"""Virtual seconds that consumers may take to stop when nothing is left to do."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a seed.
+
+    Parameters:
+        seed: names it.
+        violations: broken promises, in words; none is how it should be.
+        trace: all that happened.
+        digest: a short name of the trace.
+        counts: how much happened.
+    """
+
+    seed: int
+    violations: tuple[str, ...]
+    trace: tuple[str, ...]
+    digest: str
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+def run(seed: int, profile: Profile | None = None) -> Outcome:
+    """Play the world of a seed.
+
+    Parameters:
+        seed: decides all.
+        profile: instead of the seed's own.
+    """
+    loop = VirtualLoop()
+    with made_up(loop, seed), patch.object(Isolation, "_ask_child", ask_child):
+        world = World(loop, seed, profile or Profile.of(seed))
+        try:
+            loop.run_until_complete(world.run())
+        except Deadlock as error:
+            world.history.complaints.append(f"the world came to a stand: {error}")
+        finally:
+            loop.close()
+        return world.outcome()
+
+
+class World:
+    """Processes, their backends, a producer, a receiver and some trouble.
+
+    Parameters:
+        loop: makes the time.
+        seed: decides all.
+        profile: how large, how troubled.
+    """
+
+    def __init__(self, loop: VirtualLoop, seed: int, profile: Profile) -> None:
+        self.loop = loop
+        self.seed = seed
+        self.profile = profile
+        self.trace = Trace(loop)
+        self.broker_side = Backend("broker", BrokerUnavailable)
+        self.store_side = Backend("store", StoreUnavailable)
+        self.topology = Topology("world", profile.partitions)
+        self.server = MemoryServer()
+        self.store = InMemorySessionStore()
+        self.locks = LockService(self.store_side)
+        self.chance = random.Random(f"{seed} wire")
+        self.members: list[Member] = []
+        """Those that live now, standing still or not."""
+        self.history = History()
+        self.context = contextvars.Context()
+        """Nobody's: what is done in it goes on whoever dies."""
+        self._everybody: list[Process] = []
+        self._calm = False
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Let everything happen, then let it come to rest."""
+        seed, profile = self.seed, self.profile
+        async with MemoryBroker(self.topology, self.server) as broker:
+            await broker.apply()
+            await self._receive(broker)
+            for number in range(profile.processes):
+                self._start(f"p{number}")
+            workload = Workload(profile, random.Random(f"{seed} workload"), broker, self.trace)
+            trouble = Trouble(self, random.Random(f"{seed} trouble"))
+            self.history.accepted = workload.accepted
+            await asyncio.gather(workload.send(), trouble.happen())
+            self._calm_down()
+            await self._drain()
+            await self._stop()
+            await self._bury()
+        await self._record()
+
+    def outcome(self) -> Outcome:
+        """The judgement."""
+        history = self.history
+        history.complaints += [f"asyncio complains: {error}" for error in self.loop.errors]
+        return Outcome(
+            self.seed,
+            tuple(violations(history)),
+            tuple(self.trace.lines()),
+            self.trace.digest(),
+            {
+                "turns": len(history.accepted),
+                "processes": len(self._everybody),
+                "steps": self.loop.steps,
+                "virtual seconds": int(self.loop.time()) - 1000,
+            },
+        )
+
+    # Processes
+
+    def process(self, name: str, on_death: Callable[[Process], None] | None = None) -> Process:
+        """A new one, to be buried in the end."""
+        process = Process(self.loop, name, self.trace.note, on_death, make_child=self.process)
+        self._everybody.append(process)
+        return process
+
+    def _start(self, name: str) -> None:
+        process = self.process(name, lambda _: self._ended(member))
+        member = Member(self, process)
+        member.wire.calm = self._calm
+        self.members.append(member)
+        self.trace.note(name, "starts")
+        member.task = process.start(member.main())
+        member.task.add_done_callback(lambda _: self._ended(member), context=self.context)
+
+    def _ended(self, member: Member) -> None:
+        """A process has died or come to its end: the server notices, and another one is started in its place."""
+        if member not in self.members:
+            return
+        self.members.remove(member)
+        process, task, chance = member.process, member.task, self.chance
+        if not process.dead:
+            assert task is not None
+            self.trace.note(process.name, "ends")
+            if not task.cancelled() and task.exception() is not None:
+                self.history.complaints.append(f"{process.name} crashed by itself: {task.exception()!r}")
+        self._later(chance.uniform(0, 3), member.broker.hang_up, "the process is gone")
+        if not self._stopping:
+            base, _, life = process.name.partition("/")
+            self._later(chance.uniform(0.1, 5), self._start, f"{base}/{int(life or 1) + 1}")
+
+    def _later(self, delay: float, callback: Callable[..., None], *args: Any) -> None:
+        # Whoever caused it may be dead by then.
+        self.loop.call_later(delay, callback, *args, context=self.context)
+
+    # The end
+
+    def _calm_down(self) -> None:
+        """From here on nothing goes wrong, but for what turns do to their process."""
+        self.trace.note("world", "calms down")
+        self._calm = True
+        self.broker_side.away = self.store_side.away = False
+        for member in self.members:
+            member.wire.calm = True
+            member.process.thaw()
+
+    async def _drain(self) -> None:
+        until = self.loop.time() + DRAIN_S
+        while self._left() and self.loop.time() < until:
+            await asyncio.sleep(0.5)
+        self.history.complaints += [f"{DRAIN_S:g} s after the last trouble: {what}" for what in self._left()]
+
+    def _left(self) -> list[str]:
+        """What is still to be done."""
+        left = []
+        for queue in self.server._queues.values():
+            held = sum(len(subscription._unacked) for subscription in queue.subscriptions)
+            if queue.waiting or held:
+                left.append(f"queue {queue.declared.name} has {len(queue.waiting)} turns waiting, {held} unacknowledged")
+        return left
+
+    async def _stop(self) -> None:
+        self._stopping = True
+        members = list(self.members)
+        for member in members:
+            member.stop()
+        tasks = {member.task for member in members if member.task is not None}
+        if tasks:
+            await asyncio.wait(tasks, timeout=END_S)
+        for member in members:
+            tasks_left = [task.get_name() for task in self.loop.tasks(member.process)]
+            if tasks_left:
+                self.history.complaints.append(f"{member.process.name} was stopped but still runs {tasks_left}")
+        await asyncio.sleep(self.locks.ttl_s)
+        if self.locks.entries:
+            self.history.complaints.append(f"{self.locks.entries} locks are left")
+
+    async def _bury(self) -> None:
+        """End the tasks of the dead; what they leave behind says how the product takes a cancellation anywhere."""
+        for process in self._everybody:
+            process.dead = True
+            process.bury()
+        until = self.loop.time() + END_S
+        while self._restless() and self.loop.time() < until:
+            await asyncio.sleep(0.5)
+        for process in self._restless():
+            names = [task.get_name() for task in self.loop.tasks(process)]
+            self.history.complaints.append(f"{process.name} is dead, cancelled and still runs {names}")
+
+    def _restless(self) -> list[Process]:
+        return [process for process in self._everybody if self.loop.tasks(process)]
+
+    # What came of it
+
+    async def _receive(self, broker: MemoryBroker) -> None:
+        def on_reply(delivery: Delivery) -> None:
+            self.history.replies.append(delivery.message.body)
+            delivery.subscription.ack(delivery)
+
+        def on_letter(delivery: Delivery) -> None:
+            self.history.letters.append(DeadTurn.from_headers(delivery.message.headers))
+            delivery.subscription.ack(delivery)
+
+        await broker.subscribe(await broker.declare_egress("default"), on_reply, prefetch=1000)
+        await broker.subscribe(self.topology.dead, on_letter, prefetch=1000)
+
+    async def _record(self) -> None:
+        for session_id in dict.fromkeys(turn.session_id for turn in self.history.accepted):
+            record = await self.store.load(session_id)
+            if record is not None:
+                self.history.sessions[session_id] = record

@@ -8,27 +8,9 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
+from tests.simulation.seeds import many
 from tests.simulation.world import Outcome, run
-
-AT_A_TIME = 20
-
-
-def many(seeds: range, processes: int) -> Iterator[Outcome]:
-    """The outcomes of these seeds, without their traces, as they come."""
-    if processes == 1:
-        yield from map(_brief, seeds)
-        return
-    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(_brief, seeds, chunksize=AT_A_TIME)
-
-
-def _brief(seed: int) -> Outcome:
-    outcome = run(seed)
-    return Outcome(seed, outcome.violations, (), outcome.digest, outcome.counts)
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Run seeds and say what came of them; 1 where a promise was broken."""

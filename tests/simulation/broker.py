@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Self
 
 from sdqueue.brokers import Delivery, MemoryBroker, Message, OnDelivery
 from sdqueue.brokers.memory import MemoryServer, MemorySubscription
 from sdqueue.brokers.topology import Topology
+from sdqueue.errors import BrokerUnavailable
 from tests.simulation.wire import Backend, Wire, at_once
 
 
@@ -29,28 +31,29 @@ class SimulatedBroker:
         self._wire = wire
         self._backend = backend
         self._inner = MemoryBroker(topology, server)
+        self._gone = False
 
     async def __aenter__(self) -> Self:
         await self._inner.__aenter__()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        self.hang_up("the process ended its connection")
+        self.hang_up("the process ended its connection", for_good=True)
 
     async def apply(self, *, timeout: float = 30.0) -> None:
-        await self._call("apply", self._inner.apply())
+        await self._call("apply", lambda: self._inner.apply())
 
     async def check(self, *, timeout: float = 10.0) -> None:
-        await self._call("check", self._inner.check())
+        await self._call("check", lambda: self._inner.check())
 
     async def depth(self, queue: str, *, timeout: float = 10.0) -> int:
-        return int(await self._call(f"depth {queue}", self._inner.depth(queue)))
+        return int(await self._call(f"depth {queue}", lambda: self._inner.depth(queue)))
 
     async def describe(self, *, timeout: float = 10.0) -> str:
-        return str(await self._call("describe", self._inner.describe()))
+        return str(await self._call("describe", lambda: self._inner.describe()))
 
     async def declare_egress(self, channel: str, *, timeout: float = 10.0) -> str:
-        return str(await self._call(f"declare egress {channel}", self._inner.declare_egress(channel)))
+        return str(await self._call(f"declare egress {channel}", lambda: self._inner.declare_egress(channel)))
 
     async def publish(self, exchange: str, routing_key: str, message: Message, *, timeout: float = 10.0) -> None:
         name = message.message_id or message.headers.get("sdqueue-turn-id", "")
@@ -67,27 +70,38 @@ class SimulatedBroker:
     ) -> SimulatedSubscription:
         subscription = SimulatedSubscription(self, self._wire, self._backend, queue, on_delivery)
 
-        def effect() -> SimulatedSubscription:
+        def effect() -> None:
+            if self._gone:
+                raise BrokerUnavailable("the connection is gone")
             subscription.inner = at_once(self._inner.subscribe(queue, subscription.deliver, prefetch=prefetch))
             self.subscriptions.append(subscription)
-            return subscription
+            if subscription.abandoned:
+                subscription.cut("its channel was given up")
 
-        subscribed: SimulatedSubscription = await self._wire.call(self._backend, f"subscribe {queue}", effect)
-        return subscribed
+        try:
+            await self._wire.call(self._backend, f"subscribe {queue}", effect)
+        except BaseException:
+            # A client that gets no answer closes the channel.
+            subscription.abandon()
+            raise
+        return subscription
 
     async def subscribe_replies(self, on_delivery: OnDelivery, *, timeout: float = 10.0) -> SimulatedSubscription:
         raise NotImplementedError("consumers ask no questions")
 
-    def hang_up(self, reason: str) -> None:
-        """End every subscription, as the server does when the connection is gone."""
+    def hang_up(self, reason: str, *, for_good: bool = False) -> None:
+        """End every subscription, as the server does when the connection is gone.
+
+        Parameters:
+            reason: why.
+            for_good: the process is no more, so no other connection takes its place.
+        """
+        self._gone = self._gone or for_good
         for subscription in list(self.subscriptions):
             subscription.cut(reason)
 
-    async def _call(self, what: str, work: Any) -> Any:
-        try:
-            return await self._wire.call(self._backend, what, lambda: at_once(work))
-        finally:
-            work.close()
+    async def _call(self, what: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+        return await self._wire.call(self._backend, what, lambda: at_once(make()))
 
 
 class SimulatedSubscription:
@@ -106,6 +120,8 @@ class SimulatedSubscription:
         self._under_way: dict[int, Delivery] = {}
         self._delivered_at = 0.0
         self._over = False
+        self.abandoned = False
+        """Whether nobody wants it any more, though the server may still be about to make it."""
         self._lost: asyncio.Future[str] = wire.loop.create_future()
 
     def deliver(self, delivery: Delivery) -> None:
@@ -145,6 +161,13 @@ class SimulatedSubscription:
         for tag in list(self._under_way):
             self._settle(tag)
         self._end("closed")
+
+    def abandon(self) -> None:
+        """Nobody got to know of it."""
+        self._over = self.abandoned = True
+        self._wire.loop.call_later(
+            self._wire.latency(), self._end, "given up with its channel", context=self._backend.context
+        )
 
     def cut(self, reason: str) -> None:
         """The server ends it; the process learns of it when the news arrive."""

@@ -38,7 +38,8 @@ class Trouble:
         begun = loop.time()
         for at, act in sorted(due, key=lambda one: one[0]):
             await asyncio.sleep(begun + at - loop.time())
-            act()
+            if self._world.members:
+                act()
         await asyncio.sleep(max(0.0, begun + profile.lasts_s - loop.time()))
 
     def _kill(self) -> None:

@@ -17,6 +17,10 @@ PATIENCE_S = 2.0
 """After so long a call without an answer fails."""
 
 
+LATEST_S = 10.0
+"""So long after it failed a call may still have its effect."""
+
+
 class Fault(Enum):
     """What happens to a call."""
 
@@ -102,7 +106,7 @@ class Wire:
                 process.freeze(self.chance.uniform(0.5, 20))
                 await asyncio.sleep(0)
             case Fault.LATE:
-                self.loop.call_later(self.chance.uniform(0, 10), self._have_done, what, effect, context=backend.context)
+                self.loop.call_later(self.chance.uniform(0, LATEST_S), self._have_done, what, effect, context=backend.context)
                 raise self._failed(backend, what, "will be done late")
         answer = self._send(backend, what, effect)
         match fault:

@@ -7,6 +7,7 @@ import contextvars
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -27,7 +28,7 @@ from tests.simulation.process import Process
 from tests.simulation.profile import Profile
 from tests.simulation.trace import Trace
 from tests.simulation.trouble import Trouble
-from tests.simulation.wire import Backend
+from tests.simulation.wire import LATEST_S, Backend
 from tests.simulation.workload import Workload
 
 DRAIN_S = 900.0
@@ -149,6 +150,8 @@ class World:
         return process
 
     def _start(self, name: str) -> None:
+        if self._stopping:
+            return
         process = self.process(name, lambda _: self._ended(member))
         member = Member(self, process)
         member.wire.calm = self._calm
@@ -168,10 +171,9 @@ class World:
             self.trace.note(process.name, "ends")
             if not task.cancelled() and task.exception() is not None:
                 self.history.complaints.append(f"{process.name} crashed by itself: {task.exception()!r}")
-        self._later(chance.uniform(0, 3), member.broker.hang_up, "the process is gone")
-        if not self._stopping:
-            base, _, life = process.name.partition("/")
-            self._later(chance.uniform(0.1, 5), self._start, f"{base}/{int(life or 1) + 1}")
+        self._later(chance.uniform(0, 3), partial(member.broker.hang_up, "the process is gone", for_good=True))
+        base, _, life = process.name.partition("/")
+        self._later(chance.uniform(0.1, 5), self._start, f"{base}/{int(life or 1) + 1}")
 
     def _later(self, delay: float, callback: Callable[..., None], *args: Any) -> None:
         # Whoever caused it may be dead by then.
@@ -215,7 +217,7 @@ class World:
             tasks_left = [task.get_name() for task in self.loop.tasks(member.process)]
             if tasks_left:
                 self.history.complaints.append(f"{member.process.name} was stopped but still runs {tasks_left}")
-        await asyncio.sleep(self.locks.ttl_s)
+        await asyncio.sleep(LATEST_S + self.locks.ttl_s)
         if self.locks.entries:
             self.history.complaints.append(f"{self.locks.entries} locks are left")
 

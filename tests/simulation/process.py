@@ -18,6 +18,7 @@ class Process:
         name: for the trace.
         note: writes the trace.
         on_death: called when it was killed.
+        on_freeze: called when it was stopped, with the seconds for which it will stand still.
         make_child: makes a process of the world by its name.
     """
 
@@ -27,6 +28,7 @@ class Process:
         name: str,
         note: Callable[[str, str], None],
         on_death: Callable[[Process], None] | None = None,
+        on_freeze: Callable[[float], None] | None = None,
         make_child: Callable[[str], Process] | None = None,
     ) -> None:
         self.name = name
@@ -38,6 +40,7 @@ class Process:
         self._loop = loop
         self._note = note
         self._on_death = on_death
+        self._on_freeze = on_freeze
         self._make_child = make_child
 
     @property
@@ -83,6 +86,8 @@ class Process:
             self.note(f"stopped for {seconds:.3f} s")
             self.held = []
             self._loop.call_later(seconds, self.thaw, context=contextvars.Context())
+            if self._on_freeze is not None:
+                self._on_freeze(seconds)
 
     def thaw(self) -> None:
         """``kill -CONT``."""

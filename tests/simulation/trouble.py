@@ -46,13 +46,7 @@ class Trouble:
         self._chance.choice(self._world.members).process.kill()
 
     def _freeze(self) -> None:
-        member = self._chance.choice(self._world.members)
-        seconds = self._chance.uniform(0.5, 20)
-        member.process.freeze(seconds)
-        if self._chance.random() < 0.5:
-            # The broker misses its heartbeats.
-            after = self._chance.uniform(0, seconds)
-            asyncio.get_running_loop().call_later(after, member.broker.hang_up, "no heartbeat")
+        self._chance.choice(self._world.members).process.freeze(self._chance.uniform(0.5, 20))
 
     def _cut(self) -> None:
         broker = self._chance.choice(self._world.members).broker

@@ -143,16 +143,16 @@ class World:
 
     # Processes
 
-    def process(self, name: str, on_death: Callable[[Process], None] | None = None) -> Process:
+    def process(self, name: str, **on: Callable[..., None]) -> Process:
         """A new one, to be buried in the end."""
-        process = Process(self.loop, name, self.trace.note, on_death, make_child=self.process)
+        process = Process(self.loop, name, self.trace.note, make_child=self.process, **on)
         self._everybody.append(process)
         return process
 
     def _start(self, name: str) -> None:
         if self._stopping:
             return
-        process = self.process(name, lambda _: self._ended(member))
+        process = self.process(name, on_death=lambda _: self._ended(member), on_freeze=lambda s: self._frozen(member, s))
         member = Member(self, process)
         member.wire.calm = self._calm
         self.members.append(member)
@@ -174,6 +174,11 @@ class World:
         self._later(chance.uniform(0, 3), partial(member.broker.hang_up, "the process is gone", for_good=True))
         base, _, life = process.name.partition("/")
         self._later(chance.uniform(0.1, 5), self._start, f"{base}/{int(life or 1) + 1}")
+
+    def _frozen(self, member: Member, seconds: float) -> None:
+        """A process stands still: the broker may miss its heartbeats and give its turns to somebody else."""
+        if self.chance.random() < 0.7:
+            self._later(self.chance.uniform(0, seconds), member.broker.hang_up, "no heartbeat")
 
     def _later(self, delay: float, callback: Callable[..., None], *args: Any) -> None:
         # Whoever caused it may be dead by then.
@@ -217,7 +222,9 @@ class World:
             tasks_left = [task.get_name() for task in self.loop.tasks(member.process)]
             if tasks_left:
                 self.history.complaints.append(f"{member.process.name} was stopped but still runs {tasks_left}")
-        await asyncio.sleep(LATEST_S + self.locks.ttl_s)
+        until = self.loop.time() + END_S + LATEST_S
+        while self.locks.entries and self.loop.time() < until:
+            await asyncio.sleep(self.locks.ttl_s)  # those of the dead live out their time
         if self.locks.entries:
             self.history.complaints.append(f"{self.locks.entries} locks are left")
 

@@ -7,7 +7,8 @@ from event to event. All that happens follows from the seed, so a seed that fail
     python -m tests.simulation --seed 1234 --trace      # one of them, step by step
 
 The way through the files: ``world`` runs a seed; ``loop`` and ``nature`` make time and chance; ``process`` is what can
-be killed and stopped; ``wire`` is every await that touches a backend, with ``broker``, ``store`` and ``locks`` at its
-ends; ``profile`` says what goes wrong in a seed and how often; ``trouble`` kills, stops and cuts off; ``workload`` sends
-turns; ``checker`` judges; ``mutants`` are defects that the checker must find.
+be killed and stopped, ``member`` is one with a consumer in it; ``wire`` is every await that touches a backend, with
+``broker``, ``store`` and ``locks`` at its ends; ``profile`` says what goes wrong in a seed and how often; ``trouble``
+kills, stops and cuts off; ``workload`` sends turns to ``agent``; ``checker`` judges; ``mutants`` are defects that it
+must find.
 """

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from tests.simulation.seeds import many
 from tests.simulation.world import Outcome, run
 
+
 def main(arguments: list[str] | None = None) -> int:
     """Run seeds and say what came of them; 1 where a promise was broken."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)

@@ -13,7 +13,10 @@ from sdqueue.sessions.locks.lock import Held
 from sdqueue.sessions.redis.holding import Holding
 from tests.simulation.wire import Backend, Wire
 
-TTL_S = 5.0
+TTL_S = 3.0
+
+UNHEARD = 0.05
+"""Share of locks that are given back in vain."""
 
 
 class LockService:
@@ -112,9 +115,7 @@ class _Lock:
 
     async def __aenter__(self) -> Held:
         key, service = self._key, self._service
-        asked: asyncio.Future[int] = await self._wire.call(
-            service.backend, f"lock {key}", lambda: service.ask(key)
-        )
+        asked: asyncio.Future[int] = await self._wire.call(service.backend, f"lock {key}", lambda: service.ask(key))
         try:
             self._token = await asked
         except asyncio.CancelledError:
@@ -164,7 +165,10 @@ class _Lock:
         if self._wire.process.dead:
             return
         wire, service = self._wire, self._service
-        if not service.backend.away and (wire.calm or wire.chance.random() < 0.95):
-            wire.loop.call_later(
-                wire.latency(), service.release, self._key, token, context=service.backend.context
-            )
+        if service.backend.away or (not wire.calm and wire.chance.random() < UNHEARD):
+            return
+        context, latency = service.backend.context, wire.latency()
+        if latency:
+            wire.loop.call_later(latency, service.release, self._key, token, context=context)
+        else:
+            context.copy().run(service.release, self._key, token)

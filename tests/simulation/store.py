@@ -30,9 +30,7 @@ class SimulatedStore:
 def _over_the_wire(name: str) -> Callable[..., Any]:
     async def call(self: SimulatedStore, *args: Any, **named: Any) -> Any:
         what = f"{name} {' '.join(_told(value) for value in (*args, *named.values()))}"
-        return await self._wire.call(
-            self._backend, what, lambda: at_once(getattr(self._store, name)(*args, **named))
-        )
+        return await self._wire.call(self._backend, what, lambda: at_once(getattr(self._store, name)(*args, **named)))
 
     call.__name__ = name
     return call

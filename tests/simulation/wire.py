@@ -106,7 +106,9 @@ class Wire:
                 process.freeze(self.chance.uniform(0.5, 20))
                 await asyncio.sleep(0)
             case Fault.LATE:
-                self.loop.call_later(self.chance.uniform(0, LATEST_S), self._have_done, what, effect, context=backend.context)
+                self.loop.call_later(
+                    self.chance.uniform(0, LATEST_S), self._have_done, what, effect, context=backend.context
+                )
                 raise self._failed(backend, what, "will be done late")
         answer = self._send(backend, what, effect)
         match fault:

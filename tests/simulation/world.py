@@ -152,7 +152,9 @@ class World:
     def _start(self, name: str) -> None:
         if self._stopping:
             return
-        process = self.process(name, on_death=lambda _: self._ended(member), on_freeze=lambda s: self._frozen(member, s))
+        process = self.process(
+            name, on_death=lambda _: self._ended(member), on_freeze=lambda s: self._frozen(member, s)
+        )
         member = Member(self, process)
         member.wire.calm = self._calm
         self.members.append(member)
@@ -207,7 +209,9 @@ class World:
         for queue in self.server._queues.values():
             held = sum(len(subscription._unacked) for subscription in queue.subscriptions)
             if queue.waiting or held:
-                left.append(f"queue {queue.declared.name} has {len(queue.waiting)} turns waiting, {held} unacknowledged")
+                left.append(
+                    f"queue {queue.declared.name} has {len(queue.waiting)} turns waiting, {held} unacknowledged"
+                )
         return left
 
     async def _stop(self) -> None:

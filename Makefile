@@ -5,12 +5,14 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PYTEST_ARGS ?=
+SEEDS ?= 1000
+START ?= 0
 
 # Two workers, each with whole files, so that a module's private servers are started once.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format unit integration servers venv clean
+.PHONY: help demo test lint types format unit integration simulate servers venv clean
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -41,6 +43,9 @@ unit: $(VENV)/.dev ## The tests that need no server
 
 integration: servers ## The tests that need RabbitMQ or Redis
 	$(PYTEST) -m 'rabbitmq or redis' $(PYTEST_ARGS)
+
+simulate: $(VENV)/.dev ## The consumer in made-up worlds, with killed processes and failing backends: make simulate SEEDS=5000
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --start $(START)
 
 servers: $(VENV)/.dev ## See that the tests can have RabbitMQ and Redis; install them on Debian as root
 	$(BIN)/python -m tests.servers.install

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from typing import Any
 
 from sdqueue.agents import ChatContext, ChatMessage, StreamChunk, current_turn
-from sdqueue.consumer import isolated
-from sdqueue.consumer.failure import AgentFailed, Poisonous
 from tests.simulation.loop import OWNER
 from tests.simulation.process import Process
 
@@ -18,11 +15,11 @@ NAME = "tests.simulation.agent:SimulatedAgent"
 
 
 class SimulatedAgent:
-    """Does what the text asks for: ``<turn id> <fate> <seconds> <failures>``.
+    """Does what the text asks for, ``<turn id> <fate> <seconds> <failures>`` in a line for each turn that it answers.
 
     It answers with the number of the message in its conversation, so that a reply shows the state that it was made
-    from. Fates are ``fine``, ``dead`` (raises) and ``poison`` (ends its process); whatever the fate, it first works for
-    so many seconds and raises something passing at so many attempts.
+    from. Fates are ``fine``, ``dead`` (raises until it is mended) and ``poison`` (ends its process); whatever the fate,
+    it first works for so many seconds and raises something passing at so many attempts.
     """
 
     def __init__(self) -> None:
@@ -35,21 +32,21 @@ class SimulatedAgent:
         self.chat_ctx.append(ChatMessage("system", text))
 
     async def turn(self, text: str, *, stream: bool = False) -> Any:
-        turn_id, fate, seconds, failures = text.split(" ")
+        turn_ids, fates, seconds, failures = zip(*(line.split(" ") for line in text.split("\n")), strict=True)
         self.chat_ctx.append(ChatMessage("user", text))
         process, turn = OWNER.get(), current_turn()
         assert isinstance(process, Process)
         assert turn is not None
-        process.note(f"agent begins {turn_id}")
-        await asyncio.sleep(float(seconds))
-        if turn.attempt <= int(failures):
-            raise ConnectionError(f"attempt {turn.attempt} of {turn_id}")
-        if fate == "dead":
-            raise ValueError(f"{turn_id} cannot be answered")
-        if fate == "poison":
+        process.note(f"agent begins {' '.join(turn_ids)}")
+        await asyncio.sleep(max(map(float, seconds)))
+        if turn.attempt <= max(map(int, failures)):
+            raise ConnectionError(f"attempt {turn.attempt}")
+        if "dead" in fates and not process.around.mended:
+            raise ValueError(f"one of {' '.join(turn_ids)} cannot be answered")
+        if "poison" in fates:
             process.kill()
             await asyncio.get_running_loop().create_future()
-        said = f"{len(self.chat_ctx.items)}. {turn_id}"
+        said = f"{len(self.chat_ctx.items)}. {' '.join(turn_ids)}"
         if stream:
             return self._in_pieces(said)
         self.chat_ctx.append(ChatMessage("assistant", said))
@@ -61,16 +58,3 @@ class SimulatedAgent:
             await asyncio.sleep(0.01)
         self.chat_ctx.append(ChatMessage("assistant", said))
         yield StreamChunk(done=True)
-
-
-async def ask_child(isolation: Any, request: dict[str, Any], timeout: float, begun: int) -> dict[str, Any]:
-    """Stands in for :meth:`Isolation._ask_child`: the child's own code, in a process of this world."""
-    parent = OWNER.get()
-    assert isinstance(parent, Process)
-    child = parent.child(f"{parent.name} child")
-    task = child.start(isolated.answer(request))
-    await asyncio.wait({task, child.died}, return_when=asyncio.FIRST_COMPLETED)
-    if child.dead:
-        raise AgentFailed(Poisonous(f"killed its process {begun} times, the last time alone"))
-    answer: dict[str, Any] = json.loads(task.result())
-    return answer

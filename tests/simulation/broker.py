@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Self
 
-from sdqueue.brokers import Delivery, MemoryBroker, Message, OnDelivery
+from sdqueue.brokers import Delivery, MemoryBroker, Message, OnDelivery, QueueState
 from sdqueue.brokers.memory import MemoryServer, MemorySubscription
 from sdqueue.brokers.topology import Topology
 from sdqueue.errors import BrokerUnavailable
@@ -48,6 +48,10 @@ class SimulatedBroker:
 
     async def depth(self, queue: str, *, timeout: float = 10.0) -> int:
         return int(await self._call(f"depth {queue}", lambda: self._inner.depth(queue)))
+
+    async def queue_state(self, queue: str, *, timeout: float = 10.0) -> QueueState:
+        state: QueueState = await self._call(f"look at {queue}", lambda: self._inner.queue_state(queue))
+        return state
 
     async def describe(self, *, timeout: float = 10.0) -> str:
         return str(await self._call("describe", lambda: self._inner.describe()))
@@ -147,7 +151,7 @@ class SimulatedSubscription:
     def _settle(self, tag: int) -> None:
         delivery = self._under_way.pop(tag, None)
         if delivery is not None:
-            self._wire.process._note(self._wire.process.name, f"ack {self.queue} {tag}")
+            self._wire.process.around.note(self._wire.process.name, f"ack {self.queue} {tag}")
             self._backend.context.copy().run(self.inner.ack, replace(delivery, subscription=self.inner))
 
     async def wait_lost(self) -> str:
@@ -182,5 +186,5 @@ class SimulatedSubscription:
     def _end(self, how: str) -> None:
         if self in self._broker.subscriptions:
             self._broker.subscriptions.remove(self)
-            self._wire.process._note(self._wire.process.name, f"subscription {self.queue} {how}")
+            self._wire.process.around.note(self._wire.process.name, f"subscription {self.queue} {how}")
             self._backend.context.copy().run(at_once, self.inner.close())

@@ -16,8 +16,16 @@ from sdqueue.sessions import SessionRecord
 if TYPE_CHECKING:
     from tests.simulation.workload import Sent
 
-REASONS = {"dead": {"agent-failed"}, "poison": {"poison"}, "malformed": {"invalid-field"}, "fine": set()}
+REASONS: dict[str, set[str]] = {
+    "dead": {"agent-failed"},
+    "poison": {"poison"},
+    "malformed": {"invalid-field"},
+    "fine": set(),
+}
 """Why a turn may be put away, by its fate."""
+
+STOPPED = {"cancelled", "interrupted"}
+"""Why a turn may get an error reply without being a dead letter."""
 
 
 @dataclass
@@ -30,6 +38,9 @@ class History:
         letters: the dead letters.
         sessions: the records in the store at the end.
         complaints: what is wrong in itself: something left over, a crash of its own.
+        replayed: turns that were put back from the dead letters.
+        parks: whether the turns behind a dead one wait for its replay.
+        may_refuse: why turns that are well may be put away.
     """
 
     accepted: list[Sent] = field(default_factory=list)
@@ -37,6 +48,9 @@ class History:
     letters: list[DeadTurn] = field(default_factory=list)
     sessions: dict[str, SessionRecord] = field(default_factory=dict)
     complaints: list[str] = field(default_factory=list)
+    replayed: set[str] = field(default_factory=set)
+    parks: bool = False
+    may_refuse: frozenset[str] = frozenset()
 
 
 def violations(history: History) -> Iterator[str]:
@@ -44,57 +58,86 @@ def violations(history: History) -> Iterator[str]:
     yield from history.complaints
     invalid = {turn.id for turn in history.accepted if turn.fate == "malformed"}
     contents: dict[str, set[bytes | str]] = defaultdict(set)
-    ends: dict[str, OutboundReply] = {}
+    ends: dict[str, dict[str, OutboundReply]] = defaultdict(dict)
     for body in history.replies:
         reply = OutboundReply.decode(body)
         # What is no turn has no session to remember its reply: another consumer says the same at another time.
         contents[reply.id].add(reply.text if reply.turn_id in invalid else body)
         if reply.kind != "delta":
-            ends.setdefault(reply.turn_id, reply)
+            ends[reply.turn_id][reply.id] = reply
     for reply_id, bodies in contents.items():
         if len(bodies) > 1:
             yield f"reply {reply_id} has {len(bodies)} contents"
     letters: dict[str, set[str]] = defaultdict(set)
     for letter in history.letters:
         letters[letter.turn_id].add(letter.reason)
-    sessions: dict[str, list[Sent]] = defaultdict(list)
+    sessions: dict[str, list[_Done]] = defaultdict(list)
     for turn in dict.fromkeys(history.accepted):
-        sessions[turn.session_id].append(turn)
-        yield from _of_turn(turn, ends.get(turn.id), letters[turn.id])
-    for session_id, turns in sessions.items():
-        yield from _of_session(session_id, turns, ends, history.sessions.get(session_id))
+        done = sessions[turn.session_id]
+        replies = list(ends[turn.id].values())
+        yield from _of_turn(history, turn, replies, letters[turn.id])
+        for final in (reply for reply in replies if reply.kind == "final"):
+            # Behind a dead turn others wait only where sessions are parked; a refused one keeps nobody waiting.
+            waited_for = turn.id not in history.replayed or (
+                history.parks and not letters[turn.id] & history.may_refuse
+            )
+            done.append(_Done(turn, final.seq, waited_for))
+    for session_id, done in sessions.items():
+        yield from _of_session(session_id, done, history.sessions.get(session_id))
 
 
-def _of_turn(turn: Sent, end: OutboundReply | None, letters: set[str]) -> Iterator[str]:
+@dataclass(frozen=True)
+class _Done:
+    """A turn that was answered.
+
+    Parameters:
+        turn: it.
+        seq: the number of its final reply.
+        in_order: whether it had to take effect where it stood, and not only when it was put back.
+    """
+
+    turn: Sent
+    seq: int
+    in_order: bool
+
+
+def _of_turn(history: History, turn: Sent, replies: list[OutboundReply], letters: set[str]) -> Iterator[str]:
     """Each turn has its end, and the one that it deserves."""
-    if end is None:
-        yield f"turn {turn.id} ({turn.kind}, {turn.fate}) has no final or error reply"
-        return
-    condemned = letters - REASONS[turn.fate]
+    name = f"turn {turn.id} ({turn.kind}, {turn.fate})"
+    if not replies:
+        yield f"{name} has no final or error reply"
+    condemned = letters - REASONS[turn.fate] - history.may_refuse
     if condemned:
-        yield f"turn {turn.id} ({turn.kind}, {turn.fate}) is a dead letter because of {', '.join(sorted(condemned))}"
-    reason = end.metadata.get("reason")
-    if end.kind == "error" and reason != "cancelled" and not letters:
-        yield f"turn {turn.id} got an error reply ({reason}) but is no dead letter"
-    if end.kind == "final" and turn.fate != "fine":
-        yield f"turn {turn.id} cannot be answered, yet it was"
+        yield f"{name} is a dead letter because of {', '.join(sorted(condemned))}"
+    if any(reply.kind == "error" and reply.metadata.get("reason") not in STOPPED for reply in replies) and not letters:
+        yield f"{name} got an error reply but is no dead letter"
+    finals = [reply.id for reply in replies if reply.kind == "final"]
+    if len(finals) > 1:
+        yield f"{name} was answered as {' and '.join(finals)}"
+    if finals and turn.fate in ("poison", "malformed"):  # what others die of is mended some day
+        yield f"{name} cannot be answered, yet it was"
 
 
-def _of_session(
-    session_id: str, turns: list[Sent], ends: dict[str, OutboundReply], record: SessionRecord | None
-) -> Iterator[str]:
-    """Its turns took effect once each, in the order in which they were accepted."""
-    done = [turn for turn in turns if turn.id in ends and ends[turn.id].kind == "final"]
-    seqs = [ends[turn.id].seq for turn in done]
-    if seqs != list(range(1, len(done) + 1)):
-        yield f"session {session_id}: its final replies, in the order of their turns, have the numbers {seqs}"
+def _of_session(session_id: str, done: list[_Done], record: SessionRecord | None) -> Iterator[str]:
+    """Its turns took effect once each, in the order in which they were accepted.
+
+    Parameters:
+        done: in that order.
+    """
+    seqs = [one.seq for one in done if one.in_order]
+    if seqs != sorted(seqs):
+        names = [one.turn.id for one in sorted(done, key=lambda one: one.seq) if one.in_order]
+        yield f"session {session_id}: answered in the order {names}"
+    if sorted(one.seq for one in done) != list(range(1, len(done) + 1)):
+        yield f"session {session_id}: its final replies have the numbers {sorted(one.seq for one in done)}"
     effects: list[str] = []
-    for turn in done:
-        if turn.kind == "reset":
+    for one in sorted(done, key=lambda one: one.seq):
+        if one.turn.kind == "reset":
             effects.clear()
-        elif turn.kind != "cancel":
-            effects.append(turn.id)
+        elif one.turn.kind != "cancel":
+            effects.append(one.turn.id)
     items = record.chat_ctx.items if record is not None else []
-    found = [item.content.split(" ")[0] for item in items if item.role in ("user", "system")]
+    lines = [line for item in items if item.role in ("user", "system") for line in item.content.split("\n")]
+    found = [line.split(" ")[0] for line in lines]
     if found != effects:
-        yield f"session {session_id}: took effect {found}, but answered and in this order accepted were {effects}"
+        yield f"session {session_id}: took effect {found}, but answered were {effects}"

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
-from sdqueue.consumer import Consumer, ConsumerOptions, RetryPolicy
+from sdqueue.channels import OnDead, PerChannel
+from sdqueue.consumer import Consumer, ConsumerOptions, Membership, RetryPolicy
 from sdqueue.observe import Observer
 from sdqueue.sessions import SessionWorker
 from tests.simulation.agent import NAME, SimulatedAgent
 from tests.simulation.broker import SimulatedBroker
 from tests.simulation.locks import SimulatedLocks
+from tests.simulation.membership import SimulatedMembership
 from tests.simulation.process import Process
 from tests.simulation.store import SimulatedStore
 from tests.simulation.wire import Wire
@@ -54,8 +56,18 @@ class Member:
             concurrency=profile.concurrency,
             grace_s=profile.grace_s,
             retry=RETRY,
+            double_texting=PerChannel(profile.double_texting),
+            on_dead=PerChannel(OnDead.PARK if profile.parks else OnDead.SKIP),
+            mailbox_size=profile.mailbox_size,
+            backlog_size=profile.backlog_size,
         )
-        self._consumer = Consumer(self.broker, worker, options, observer=_Noter(world, self.process))
+        membership: Membership | None = None
+        if profile.pooled:
+            membership = SimulatedMembership(
+                self.wire, world.store_side, world.pool, world.topology.turn_queues, name=self.process.name
+            )
+        noter = _Noter(world, self.process)
+        self._consumer = Consumer(self.broker, worker, options, observer=noter, membership=membership)
         async with self.broker:
             await self._consumer.run()
 
@@ -93,6 +105,15 @@ class _Noter(Observer):
 
     def queue_lost(self, *, queue: str, reason: str) -> None:
         self._process.note(f"lost {queue}: {reason}")
+
+    def queue_released(self, *, queue: str, reason: str) -> None:
+        self._process.note(f"released {queue}: {reason}")
+
+    def partitions_assigned(self, *, owned: int, standby: int, members: int) -> None:
+        self._process.note(f"owns {owned} partitions, stands by for {standby}, among {members}")
+
+    def queue_stalled(self, *, queue: str, depth: int, seconds: float) -> None:
+        self._process.note(f"{queue} has stalled")
 
     def internal_error(self, *, turn_id: str, error: str, trace: str, **_: Any) -> None:
         self._process.note(f"internal error at {turn_id}: {error}")

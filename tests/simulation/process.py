@@ -5,43 +5,56 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from tests.simulation.loop import OWNER, VirtualLoop
+
+
+@dataclass
+class Surroundings:
+    """What a process has around it.
+
+    Parameters:
+        loop: makes its time.
+        note: writes the trace: who, and what.
+        make: makes another process.
+        mended: whether what agents died of has been mended.
+    """
+
+    loop: VirtualLoop
+    note: Callable[[str, str], None] = lambda who, what: None
+    make: Callable[[str], Process] | None = None
+    mended: bool = False
 
 
 class Process:
     """Owns everything that its code starts, and loses all of it at once when it dies.
 
     Parameters:
-        loop: the world's.
+        around: where it lives.
         name: for the trace.
-        note: writes the trace.
         on_death: called when it was killed.
         on_freeze: called when it was stopped, with the seconds for which it will stand still.
-        make_child: makes a process of the world by its name.
     """
 
     def __init__(
         self,
-        loop: VirtualLoop,
+        around: Surroundings,
         name: str,
-        note: Callable[[str, str], None],
-        on_death: Callable[[Process], None] | None = None,
-        on_freeze: Callable[[float], None] | None = None,
-        make_child: Callable[[str], Process] | None = None,
+        on_death: Callable[[], None] = lambda: None,
+        on_freeze: Callable[[float], None] = lambda seconds: None,
     ) -> None:
+        self.around = around
         self.name = name
         self.held: list[asyncio.Handle] | None = None
         self.dead = False
-        self.died: asyncio.Future[None] = loop.create_future()
+        self.died: asyncio.Future[None] = around.loop.create_future()
         self.context = contextvars.copy_context()
         self.context.run(OWNER.set, self)
-        self._loop = loop
-        self._note = note
+        self._loop = around.loop
         self._on_death = on_death
         self._on_freeze = on_freeze
-        self._make_child = make_child
 
     @property
     def stopped(self) -> bool:
@@ -61,13 +74,13 @@ class Process:
 
     def child(self, name: str) -> Process:
         """A process that it starts; it lives on when this one dies."""
-        assert self._make_child is not None
-        return self._make_child(name)
+        assert self.around.make is not None
+        return self.around.make(name)
 
     def note(self, what: str) -> None:
         """Write a line of the trace; the dead say nothing."""
         if not self.dead:
-            self._note(self.name, what)
+            self.around.note(self.name, what)
 
     def kill(self) -> None:
         """``kill -9``: nothing of it ever runs again. Code that is in the midst of it goes on to its next await."""
@@ -77,8 +90,7 @@ class Process:
         self.dead = True
         self.held = [] if self.held is None else self.held
         self.died.set_result(None)
-        if self._on_death is not None:
-            self._on_death(self)
+        self._on_death()
 
     def freeze(self, seconds: float) -> None:
         """``kill -STOP``, and ``-CONT`` after so many seconds."""
@@ -86,8 +98,7 @@ class Process:
             self.note(f"stopped for {seconds:.3f} s")
             self.held = []
             self._loop.call_later(seconds, self.thaw, context=contextvars.Context())
-            if self._on_freeze is not None:
-                self._on_freeze(seconds)
+            self._on_freeze(seconds)
 
     def thaw(self) -> None:
         """``kill -CONT``."""

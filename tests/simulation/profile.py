@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from sdqueue.channels import DoubleTexting
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -28,6 +30,11 @@ class Profile:
         malformed, unrouted: share of turns that are no turns; share of sessions whose producer cannot hash.
         dead, poisonous, flaky, long, streamed, control: shares of turns whose agent fails for good, kills its process,
             fails passingly, takes seconds, streams; and of those that are no message.
+        pooled: whether the consumers know each other and share the partitions.
+        mailbox_size, backlog_size: turns of a session that wait in memory and in the store.
+        double_texting: what becomes of a turn that arrives while another one of its session runs.
+        parks: whether a dead turn keeps those behind it waiting.
+        desks: how often somebody looks through the dead letters while there is trouble.
     """
 
     processes: int = 2
@@ -61,6 +68,12 @@ class Profile:
     long: float = 0.2
     streamed: float = 0.0
     control: float = 0.0
+    pooled: bool = False
+    mailbox_size: int = 64
+    backlog_size: int = 10_000
+    double_texting: DoubleTexting = DoubleTexting.ENQUEUE
+    parks: bool = False
+    desks: int = 0
 
     @classmethod
     def of(cls, seed: int) -> Profile:
@@ -78,7 +91,7 @@ class Profile:
             partitions=chance.randint(1, 3),
             sessions=chance.randint(1, 4),
             turns=chance.randint(2, 8),
-            lasts_s=chance.choice([2.0, 10.0, 30.0]),
+            lasts_s=chance.choice([2.0, 8.0, 20.0]),
             prefetch=chance.choice([1, 2, 5, 200]),
             concurrency=chance.choice([1, 2, 512]),
             max_sessions=chance.choice([0, 1, 1000]),
@@ -105,4 +118,10 @@ class Profile:
             long=sometimes(0.6, 0.6),
             streamed=sometimes(0.6, 0.2),
             control=sometimes(0.3, 0.3),
+            pooled=chance.random() < 0.5,
+            mailbox_size=chance.choice([1, 2, 64]),
+            backlog_size=chance.choice([2, 10_000, 10_000]),
+            double_texting=chance.choice([*DoubleTexting, DoubleTexting.ENQUEUE, DoubleTexting.ENQUEUE]),
+            parks=chance.random() < 0.3,
+            desks=several(3, 0.3),
         )

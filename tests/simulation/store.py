@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from sdqueue.sessions import InMemorySessionStore
+from sdqueue.sessions import InMemorySessionStore, SessionRecord
+from sdqueue.sessions.record import Stored
 from tests.simulation.wire import Backend, Wire, at_once
 
 
@@ -37,10 +38,14 @@ def _over_the_wire(name: str) -> Callable[..., Any]:
 
 
 def _told(value: Any) -> str:
-    version = getattr(getattr(value, "stored", value), "version", None)
-    return repr(value) if version is None else f"on v{version}"
+    """A parameter, as short as it can be."""
+    if isinstance(value, (list, tuple)):
+        return " ".join(_told(each) for each in value)
+    if isinstance(value, (SessionRecord, Stored)):
+        return f"on v{getattr(value, 'stored', value).version}"
+    return str(getattr(value, "turn_id", value))
 
 
-for _name, _method in vars(InMemorySessionStore).items():
-    if inspect.iscoroutinefunction(_method) and not _name.startswith("_"):
+for _name, _ in inspect.getmembers(InMemorySessionStore, inspect.iscoroutinefunction):
+    if not _name.startswith("_"):
         setattr(SimulatedStore, _name, _over_the_wire(_name))

@@ -12,13 +12,13 @@ from sdqueue.sessions.locks.lock import LockBackend
 from sdqueue.testing import LockBackendSuite
 from tests.simulation.locks import LockService, SimulatedLocks
 from tests.simulation.loop import VirtualLoop
-from tests.simulation.process import Process
+from tests.simulation.process import Process, Surroundings
 from tests.simulation.profile import Profile
 from tests.simulation.wire import Backend, Wire
 
 
 def _locks(loop: asyncio.AbstractEventLoop, service: LockService) -> tuple[Process, SimulatedLocks]:
-    process = Process(loop, "p", lambda who, what: None)
+    process = Process(Surroundings(loop), "p")
     wire = Wire(loop, process, Profile(slow=0), random.Random(1))
     wire.calm = True
     return process, SimulatedLocks(wire, service)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.simulation.loop import Deadlock, VirtualLoop
 from tests.simulation.nature import made_up
-from tests.simulation.process import Process
+from tests.simulation.process import Process, Surroundings
 
 
 class Scene:
@@ -22,7 +22,7 @@ class Scene:
         self.happened: list[str] = []
 
     def process(self, name: str = "p") -> Process:
-        return Process(self.loop, name, lambda who, what: self.happened.append(what))
+        return Process(Surroundings(self.loop, lambda who, what: self.happened.append(what)), name)
 
     def play(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self.loop.run_until_complete(work)

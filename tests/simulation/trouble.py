@@ -32,6 +32,7 @@ class Trouble:
             (profile.cuts, self._cut),
             (profile.stops, self._stop),
             (profile.outages, self._outage),
+            (profile.desks, self._world.open_desk),
         ]
         due = [(chance.uniform(0, profile.lasts_s), act) for count, act in kinds for _ in range(count)]
         loop = asyncio.get_running_loop()

@@ -166,9 +166,9 @@ class Wire:
         try:
             result = effect()
         except Exception as error:
-            self.process._note(self.process.name, f"{what}: {type(error).__name__}")
+            self.process.around.note(self.process.name, f"{what}: {type(error).__name__}")
             return None, error
-        self.process._note(self.process.name, what)
+        self.process.around.note(self.process.name, what)
         return result, None
 
 

@@ -36,8 +36,9 @@ class RefusedTurnCases:
         backlog, other = both(store), both(await self.reopen(store))
         outcome = TurnOutcome("t", 1_000.5, ('{"text":"é\\u00e9 🦊"}', "not JSON \ud800"), "dead", "by")
         assert await backlog.refuse(session_id, outcome, retention=DAY) == outcome
-        later = TurnOutcome("t", 2_000.0, ("another",), "dead")
-        assert await other.refuse(session_id, later, retention=DAY) == outcome
+        for at in (2_000.0, 2_000_000_000.0):
+            later = TurnOutcome("t", at, ("another",), "dead")
+            assert await other.refuse(session_id, later, retention=DAY) == outcome
         assert await other.standing(session_id, "t") == Standing(0, outcome)
         assert await other.standing(session_id, "other") == Standing()
         assert await other.standing(f"{session_id}-other", "t") == Standing()

@@ -203,12 +203,14 @@ def _turn(session_id: str, entry: Entry, content: bytes) -> Deferred:
 
 def _read_listing(path: Path) -> tuple[str, str] | None:
     try:
-        session_id, mark = json.loads(path.read_bytes())
+        listing = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise RecordCorrupt(f"{path} is damaged: {error}; remove it, and send the session another turn") from error
-    return session_id, mark
+    except ValueError:
+        listing = None
+    if not (isinstance(listing, list) and len(listing) == 2 and all(isinstance(part, str) for part in listing)):
+        raise RecordCorrupt(f"{path} is damaged: it names no session; remove it, and send that session another turn")
+    return listing[0], listing[1]
 
 
 def _microseconds(seconds: float) -> int:

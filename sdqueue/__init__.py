@@ -29,6 +29,7 @@ from sdqueue.consumer import (
     RedisMembership,
     RetryPolicy,
 )
+from sdqueue.deadletters import Batch, DeadLetter, DeadLetters, LetterFilter
 from sdqueue.errors import (
     AgentError,
     AgentResultError,
@@ -61,6 +62,7 @@ from sdqueue.messages import DeadTurn, InboundTurn, OutboundReply, partition_of,
 from sdqueue.observe import Observer
 from sdqueue.sessions import (
     AsyncioLockBackend,
+    Deferred,
     FileLockBackend,
     FileSessionStore,
     InMemorySessionStore,
@@ -76,6 +78,8 @@ from sdqueue.sessions import (
     SessionStore,
     SessionWorker,
     SQLiteSessionStore,
+    Standing,
+    TurnBacklog,
 )
 from sdqueue.settings import Settings
 
@@ -87,6 +91,11 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "DeadTurn",
     "partition_of",
     "routing_key",
+    # dead letters
+    "DeadLetters",
+    "DeadLetter",
+    "LetterFilter",
+    "Batch",
     # agents
     "Agent",
     "AgentFactory",
@@ -115,6 +124,9 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "FileSessionStore",
     "SQLiteSessionStore",
     "RedisSessionStore",
+    "TurnBacklog",
+    "Deferred",
+    "Standing",
     "LockBackend",
     "AsyncioLockBackend",
     "FileLockBackend",

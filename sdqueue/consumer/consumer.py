@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import Self
 
 from sdqueue.brokers import Broker, Subscription
+from sdqueue.consumer.backlogs import Backlogs
 from sdqueue.consumer.failure import describe, trace_of
+from sdqueue.consumer.intake import Intake, interrupt
 from sdqueue.consumer.loopwatch import LoopWatch
-from sdqueue.consumer.mailbox import Mailboxes
+from sdqueue.consumer.mailbox import Mailboxes, Ran
 from sdqueue.consumer.membership import Alone, Membership
 from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.ownership import Ownership, Share
 from sdqueue.consumer.pipeline import TurnPipeline
 from sdqueue.consumer.reader import QueueReader
 from sdqueue.consumer.replies import ReplyPublisher
-from sdqueue.consumer.settlement import Settlement, Settler, State
+from sdqueue.consumer.settlement import Settlement, State
+from sdqueue.consumer.settler import Settler
+from sdqueue.consumer.stallwatch import StallWatch
 from sdqueue.consumer.work import Work
 from sdqueue.errors import BrokerUnavailable, TopologyError
 from sdqueue.observe import Observer
@@ -25,7 +30,6 @@ from sdqueue.sessions import SessionWorker
 
 SUBSCRIBE_AT_ONCE = 8
 """Subscriptions being made at a time; the broker serves them side by side."""
-
 
 CLEAN_UP_S = 1.5
 """Seconds that cancelled turns get to give their sessions back, after the grace period."""
@@ -63,19 +67,38 @@ class Consumer:
         self._observer = Observer() if observer is None else observer
         publisher = ReplyPublisher(broker, self._observer)
         self._pipeline = TurnPipeline(worker, publisher, self.options, self._observer)
-        self._settler = Settler(publisher, worker, self.options.retention, self._observer)
-        self._mailboxes = Mailboxes(self._work, self.options.concurrency)
+        self._settler = Settler(publisher, worker, self.options, self._observer)
+        self._backlogs = None
+        if worker.backlog is not None:
+            self._backlogs = Backlogs(worker.backlog, self._settler, self.options, self._observer, self._failed)
+        self._mailboxes = Mailboxes(
+            self._work,
+            self.options.concurrency,
+            bound=self.options.mailbox_size,
+            keeper=self._backlogs.keeper if self._backlogs else None,
+            on_put=partial(interrupt, self.options),
+        )
+        intake = Intake(broker, self._mailboxes, self.options, self._observer)
         self._membership = Alone(self.options.name) if membership is None else membership
         self._ownership = Ownership(broker.topology, self._membership, self._observer)
+        self._stallwatch = StallWatch(
+            broker,
+            self._mailboxes,
+            intake,
+            self._ownership.owned,
+            lambda queue, subscription: self._readers[queue].give_up(subscription),
+            self._observer,
+            consumer_timeout_s=self.options.consumer_timeout_s,
+        )
         places = asyncio.Semaphore(SUBSCRIBE_AT_ONCE)
         self._readers = {
             queue: QueueReader(
                 broker,
                 queue,
+                intake,
                 self._mailboxes,
                 self._observer,
                 prefetch=self.options.prefetch,
-                max_text_bytes=self.options.max_text_bytes,
                 places=places,
                 on_change=self._ownership.on_change,
             )
@@ -150,6 +173,10 @@ class Consumer:
                 side.append(tasks.create_task(self._ownership.follow(), name="ownership"))
                 side.append(tasks.create_task(self._report(), name="report"))
                 side.append(tasks.create_task(self._check_topology(), name="topology check"))
+                side.append(tasks.create_task(self._stallwatch.run(), name="stall watch"))
+                if self._backlogs is not None:
+                    taking_up = self._backlogs.watch(self._mailboxes, self._ownership.owned, self._broker)
+                    side.append(tasks.create_task(taking_up, name="backlogs"))
                 try:
                     await self._stopping.wait()
                     await self._drain()
@@ -159,6 +186,7 @@ class Consumer:
                     for task in side:
                         task.cancel()
                     await _close_all(self._readers.values())
+                    await self._pipeline.aclose()
 
     async def _drain(self) -> None:
         """The order of a shutdown.
@@ -194,19 +222,32 @@ class Consumer:
         self._mailboxes.close()
         self._pipeline.stopping = True
 
-    async def _work(self, work: Work) -> None:
+    async def _work(self, work: Work) -> Ran:
         """Take a piece of work to its settlement; the one place where an unexpected error can surface."""
         try:
-            await self._settler.settle(work, await self._pipeline.run(work))
+            if work.refused is not None:
+                if not await self._settler.refuse(work, work.refused):
+                    work.admit()
+                    self._mailboxes.put(work)
+                return Ran.ENDED
+            settlement = await self._pipeline.run(work)
+            if settlement.state is State.DEFERRED:
+                return Ran.PARKED if settlement.parked else Ran.BEHIND  # its keeper settles it, once it is kept
+            await self._settler.settle(work, settlement)
         except asyncio.CancelledError:
             self._readers[work.delivery.queue].give_up(work.delivery.subscription)
             await self._settler.settle(work, Settlement(State.RELEASED))
             raise
         except Exception as error:  # noqa: BLE001 -- a defect of ours must cost a redelivery, never a turn or the process
-            self._readers[work.delivery.queue].give_up(work.delivery.subscription)
-            self._observer.internal_error(
-                session_id=work.session_id, turn_id=work.turn_id, error=describe(error), trace=trace_of(error)
-            )
+            self._failed(work.delivery.queue, work.delivery.subscription, work.session_id, work.turn_id, error)
+        return Ran.ENDED
+
+    def _failed(self, queue: str, subscription: Subscription, session_id: str, turn_id: str, error: Exception) -> None:
+        """Give a generation up after a defect of ours."""
+        self._readers[queue].give_up(subscription)
+        self._observer.internal_error(
+            session_id=session_id, turn_id=turn_id, error=describe(error), trace=trace_of(error)
+        )
 
     async def _check_topology(self) -> None:
         # A queue that is missing later is waited for; here nobody has made any.

@@ -9,8 +9,8 @@ from weakref import WeakKeyDictionary, WeakSet
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from sdqueue.brokers import Broker, Delivery, Subscription
+from sdqueue.consumer.intake import Intake
 from sdqueue.consumer.mailbox import Mailboxes
-from sdqueue.consumer.work import Work
 from sdqueue.errors import BrokerError
 from sdqueue.observe import Observer
 
@@ -26,10 +26,10 @@ class QueueReader:
     Parameters:
         broker: whose queue.
         queue: its name.
-        mailboxes: where the work goes.
+        intake: takes what is delivered.
+        mailboxes: where that waits.
         observer: told of gains and losses.
         prefetch: unacknowledged deliveries.
-        max_text_bytes: longest text of a turn.
         places: held while subscribing, so that not all readers do it at once.
         on_change: called when a subscription has begun, and when it has ended; says whether it was lost.
     """
@@ -38,11 +38,11 @@ class QueueReader:
         self,
         broker: Broker,
         queue: str,
+        intake: Intake,
         mailboxes: Mailboxes,
         observer: Observer,
         *,
         prefetch: int,
-        max_text_bytes: int,
         places: asyncio.Semaphore,
         on_change: Callable[[str, bool], None],
     ) -> None:
@@ -50,10 +50,10 @@ class QueueReader:
         self.delivered_at: float | None = None
         """When the first delivery of the subscription came, by the event loop's clock."""
         self._broker = broker
+        self._intake = intake
         self._mailboxes = mailboxes
         self._observer = observer
         self._prefetch = prefetch
-        self._max_text_bytes = max_text_bytes
         self._places = places
         self._on_change = on_change
         self._wanted = asyncio.Event()
@@ -191,13 +191,7 @@ class QueueReader:
             return  # it comes again, behind the one for which the generation was given up
         if self.delivered_at is None:
             self.delivered_at = asyncio.get_running_loop().time()
-        work = Work.read(delivery, max_text_bytes=self._max_text_bytes)
-        self._observer.turn_received(queue=delivery.queue, anonymous=work.anonymous)
-        if work.turn is not None and work.turn.kind == "cancel":
-            running = self._mailboxes.running_before(work)
-            if running is not None:
-                running.stop(work.turn_id)
-        self._mailboxes.put(work)
+        self._intake.take(delivery)
 
     def _refused(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

@@ -123,6 +123,25 @@ class LogObserver(Observer):
         """An error with the stack."""
         self._log.error("event loop blocked", seconds=round(seconds, 1), task=task, stack=stack)
 
+    def delivery_stalled(self, *, queue: str, session_id: str, turn_id: str, seconds: float, held_by: str) -> None:
+        """A warning: the broker takes the whole channel away when its consumer timeout is over."""
+        self._log.warning(
+            "delivery not settled",
+            queue=queue,
+            session=session_id,
+            turn=turn_id,
+            seconds=round(seconds),
+            held_by=held_by,
+        )
+
+    def queue_stalled(self, *, queue: str, depth: int, seconds: float) -> None:
+        """A warning."""
+        self._log.warning(
+            "queue has messages and delivers none, subscribing anew: another consumer hangs with it, or the broker has "
+            "lost this one",
+            queue=queue, depth=depth, seconds=round(seconds),
+        )  # fmt: skip
+
     def internal_error(self, *, session_id: str, turn_id: str, error: str, trace: str) -> None:
         """An error with the trace."""
         self._log.error(

@@ -43,6 +43,12 @@ class MetricsObserver(Observer):
         self._blocked = Counter(
             "sdqueue_loop_blocked_seconds_total", "Time in which the event loop did not move.", registry=registry
         )
+        self._stalled = Counter(
+            "sdqueue_stalls_total", "Deliveries and queues that do not move.", ["what"], registry=registry
+        )
+        self._oldest = Gauge(
+            "sdqueue_oldest_delivery_seconds", "Age of the oldest unacknowledged delivery.", registry=registry
+        )
         self._internal = Counter("sdqueue_internal_errors_total", "Defects of sdqueue itself.", registry=registry)
         self._owned = Gauge("sdqueue_partitions_owned", "Partitions that this consumer owns.", registry=registry)
         self._standby = Gauge(
@@ -100,6 +106,18 @@ class MetricsObserver(Observer):
     def loop_blocked(self, *, seconds: float, task: str, stack: str) -> None:
         """Add the seconds."""
         self._blocked.inc(seconds)
+
+    def delivery_stalled(self, *, queue: str, session_id: str, turn_id: str, seconds: float, held_by: str) -> None:
+        """Count it."""
+        self._stalled.labels("delivery").inc()
+
+    def oldest_delivery(self, *, seconds: float) -> None:
+        """Show it."""
+        self._oldest.set(seconds)
+
+    def queue_stalled(self, *, queue: str, depth: int, seconds: float) -> None:
+        """Count it."""
+        self._stalled.labels("queue").inc()
 
     def internal_error(self, *, session_id: str, turn_id: str, error: str, trace: str) -> None:
         """Count it."""

@@ -57,6 +57,18 @@ class Observer:
         The one event that comes from another thread: the loop cannot tell it.
         """
 
+    def delivery_stalled(self, *, queue: str, session_id: str, turn_id: str, seconds: float, held_by: str) -> None:
+        """A delivery has been unacknowledged for ``seconds``, a third of what the broker allows, or more.
+
+        ``held_by`` says what it waits for.
+        """
+
+    def oldest_delivery(self, *, seconds: float) -> None:
+        """The age of the oldest unacknowledged delivery, every few seconds; 0 where there is none."""
+
+    def queue_stalled(self, *, queue: str, depth: int, seconds: float) -> None:
+        """A queue with ``depth`` messages has delivered none to its owner for ``seconds``; it is subscribed anew."""
+
     def internal_error(self, *, session_id: str, turn_id: str, error: str, trace: str) -> None:
         """A defect of sdqueue itself: the turn is delivered again, with all others of its partition."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
@@ -19,10 +19,14 @@ from sdqueue.messages import DeadTurn, OutboundReply, partition_of, routing_key
 from sdqueue.observe import Observer
 from sdqueue.sessions import (
     AsyncioLockBackend,
+    Deferred,
     InMemorySessionStore,
     LockBackend,
+    Retention,
     SessionRecord,
     SessionWorker,
+    Standing,
+    TurnOutcome,
 )
 
 PATIENCE_S = 30.0
@@ -70,6 +74,24 @@ async def in_pieces(*pieces: str) -> AsyncIterator[StreamChunk]:
     yield StreamChunk(done=True)
 
 
+class Waiting:
+    """Says that it runs, and waits until it is let go on."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Semaphore(0)
+        self.go_on = asyncio.Event()
+        self.cancelled = 0
+
+    async def __call__(self, agent: Puppet) -> str:
+        self.began.release()
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return agent.plain("waited")
+
+
 class Changes:
     """Wakes those who wait for something to have happened."""
 
@@ -79,6 +101,9 @@ class Changes:
     def wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+    async def next(self) -> None:
+        await self._changed.wait()
 
     async def until(self, condition: Callable[[], Any], what: Callable[[], object] = str) -> None:
         try:
@@ -203,6 +228,39 @@ class FaultyStore:
     async def rewind(self, session_id: str, turn_id: str) -> None:
         await self._faults.reach("rewind")
         await self._store.rewind(session_id, turn_id)
+
+    async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[bool]:
+        await self._faults.reach("defer")
+        accepted = await self._store.defer(session_id, turns, limit=limit)
+        await self._faults.reach("defer done")
+        return accepted
+
+    async def deferred(self, session_id: str, *, after: int = 0, count: int) -> list[Deferred]:
+        await self._faults.reach("take out")
+        return await self._store.deferred(session_id, after=after, count=count)
+
+    async def undefer(self, session_id: str, turn_ids: Sequence[str]) -> None:
+        await self._faults.reach("undefer")
+        await self._store.undefer(session_id, turn_ids)
+
+    async def standing(self, session_id: str, turn_id: str) -> Standing:
+        return await self._store.standing(session_id, turn_id)
+
+    async def refuse(self, session_id: str, outcome: TurnOutcome, *, retention: Retention) -> TurnOutcome | None:
+        await self._faults.reach("refuse")
+        refused = await self._store.refuse(session_id, outcome, retention=retention)
+        await self._faults.reach("refused")
+        return refused
+
+    async def backlogged(self) -> dict[str, str]:
+        return await self._store.backlogged()
+
+    async def enlist(self, session_id: str) -> None:
+        await self._store.enlist(session_id)
+
+    async def unlist(self, session_id: str, mark: str) -> None:
+        await self._faults.reach("unlist")
+        await self._store.unlist(session_id, mark)
 
 
 class FaultyBroker(MemoryBroker):

@@ -49,9 +49,16 @@ SAVE: Final = Script("keys", "record", "save")
 DELETE: Final = Script("keys", "delete")
 BEGIN: Final = Script("keys", "record", "begin")
 REWIND: Final = Script("keys", "record", "rewind")
-LEASE: Final = Script("keys", "lock", "record", "lease")
+LEASE: Final = Script("keys", "lock", "record", "backlog", "lease")
 COMMIT: Final = Script("keys", "lock", "record", "commit")
 ABANDON: Final = Script("keys", "lock", "record", "abandon")
+DEFER: Final = Script("keys", "backlog", "defer")
+DEFERRED: Final = Script("keys", "backlog", "deferred")
+UNDEFER: Final = Script("keys", "backlog", "undefer")
+STANDING: Final = Script("keys", "backlog", "standing")
+REFUSE: Final = Script("keys", "backlog", "refuse")
+BACKLOGGED: Final = Script("backlogged")
+UNLIST: Final = Script("unlist")
 
 
 class ScriptRunner:

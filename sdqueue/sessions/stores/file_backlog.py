@@ -71,6 +71,10 @@ class FileBacklog:
         """Whether the session's record knows how this turn ended."""
         raise NotImplementedError
 
+    def _has_begun(self, session_id: str, turn_id: str) -> bool:
+        """Whether this turn was begun without an end."""
+        raise NotImplementedError
+
     def _forget_backlog(self, session_id: str) -> None:
         self._turns(session_id).clear()
         self._refusals(session_id).clear()
@@ -122,6 +126,8 @@ class FileBacklog:
             first = self._refusal(session_id, turn_id)
             if first is not None:
                 return first
+            if self._has_begun(session_id, turn_id):
+                return None
             folder = self._refusals(session_id)
             folder.add([(Entry.of(_microseconds(outcome.at), turn_id), text.encode())])
             excess, oldest = folder.count() - REFUSALS, _microseconds(horizon)

@@ -16,10 +16,20 @@ from sdqueue.agents import (
     current_turn,
     load_agent_factory,
 )
-from sdqueue.backends import open_broker, open_locks, open_store
+from sdqueue.backends import open_broker, open_locks, open_membership, open_store
 from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
 from sdqueue.client import Client
-from sdqueue.consumer import Consumer, ConsumerOptions, RetryPolicy
+from sdqueue.consumer import (
+    Alone,
+    Consumer,
+    ConsumerOptions,
+    Membership,
+    MemoryMembership,
+    MemoryPool,
+    RedisMembership,
+    RetryPolicy,
+)
+from sdqueue.deadletters import Batch, DeadLetter, DeadLetters, LetterFilter
 from sdqueue.errors import (
     AgentError,
     AgentResultError,
@@ -52,6 +62,7 @@ from sdqueue.messages import DeadTurn, InboundTurn, OutboundReply, partition_of,
 from sdqueue.observe import Observer
 from sdqueue.sessions import (
     AsyncioLockBackend,
+    Deferred,
     FileLockBackend,
     FileSessionStore,
     InMemorySessionStore,
@@ -67,6 +78,8 @@ from sdqueue.sessions import (
     SessionStore,
     SessionWorker,
     SQLiteSessionStore,
+    Standing,
+    TurnBacklog,
 )
 from sdqueue.settings import Settings
 
@@ -78,6 +91,11 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "DeadTurn",
     "partition_of",
     "routing_key",
+    # dead letters
+    "DeadLetters",
+    "DeadLetter",
+    "LetterFilter",
+    "Batch",
     # agents
     "Agent",
     "AgentFactory",
@@ -106,6 +124,9 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "FileSessionStore",
     "SQLiteSessionStore",
     "RedisSessionStore",
+    "TurnBacklog",
+    "Deferred",
+    "Standing",
     "LockBackend",
     "AsyncioLockBackend",
     "FileLockBackend",
@@ -115,6 +136,11 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "ConsumerOptions",
     "RetryPolicy",
     "Observer",
+    "Membership",
+    "Alone",
+    "RedisMembership",
+    "MemoryMembership",
+    "MemoryPool",
     # brokers
     "Broker",
     "MemoryBroker",
@@ -126,6 +152,7 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "open_broker",
     "open_store",
     "open_locks",
+    "open_membership",
     # errors
     "SdqueueError",
     "ConfigurationError",

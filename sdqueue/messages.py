@@ -220,6 +220,10 @@ class OutboundReply(WireModel):
         return cls.model_validate(from_json(body))
 
 
+def _with_zone(value: datetime | None) -> datetime | None:
+    return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
 class DeadTurn(WireModel):
     """What is known of a turn that could not be answered.
 
@@ -235,12 +239,24 @@ class DeadTurn(WireModel):
     session_id: str = Field(default="", description="Empty where none could be read.")
     channel: str = ""
     queue: str = Field(default="", description="Where it was waiting.")
+    routing_key: str = Field(default="", description="What it was published under.")
     consumer: str = Field(default="", description="Who gave it up.")
-    died_at: Annotated[datetime, Field(strict=False)] = Field(default_factory=lambda: datetime.now(UTC))
+    replay: int = Field(default=0, ge=0, description="How often it had been replayed from the dead letters.")
+    died_at: Annotated[datetime | None, Field(strict=False), AfterValidator(_with_zone)] = Field(
+        default_factory=lambda: datetime.now(UTC), description="When; absent where the letter does not say."
+    )
 
     def headers(self) -> dict[str, str | int]:
         """The fields as message headers."""
-        return {_DEAD_PREFIX + name.replace("_", "-"): value for name, value in self.model_dump(mode="json").items()}
+        fields = self.model_dump(mode="json", exclude_none=True)
+        return {SDQUEUE_HEADERS + name.replace("_", "-"): value for name, value in fields.items()}
+
+    def replay_headers(self) -> dict[str, str | int]:
+        """The headers by which consumers tell the next replay of this turn from a repeat of it."""
+        headers: dict[str, str | int] = {REPLAY_HEADER: self.replay + 1}
+        if self.died_at is not None:
+            headers[REPLAY_OF_HEADER] = self.died_at.isoformat()
+        return headers
 
     @classmethod
     def from_headers(cls, headers: Mapping[str, Any]) -> Self:
@@ -250,18 +266,70 @@ class DeadTurn(WireModel):
         producer has forged is not believed.
         """
         fields = {
-            name: headers[key] for name in cls.model_fields if (key := _DEAD_PREFIX + name.replace("_", "-")) in headers
+            name: headers[key]
+            for name in cls.model_fields
+            if (key := SDQUEUE_HEADERS + name.replace("_", "-")) in headers
         }
         if "reason" not in fields:
-            deaths = headers.get("x-death") or [{}]
-            return cls(reason=str(deaths[0].get("reason", "unknown")), error="put away by the broker itself")
+            return cls._from_broker(headers)
         try:
-            return cls.model_validate(fields)
+            return cls.model_validate({"died_at": None} | fields)
         except ValidationError as error:
-            return cls(reason="unreadable", error=f"the headers of this letter are not sdqueue's: {_explain(error)}")
+            return cls(
+                reason="unreadable",
+                error=f"the headers of this letter are not sdqueue's: {_explain(error)}",
+                died_at=None,
+            )
+
+    @classmethod
+    def _from_broker(cls, headers: Mapping[str, Any]) -> Self:
+        """What the broker's own ``x-death`` tells, newest death first; anybody may have written that header too."""
+        deaths = headers.get("x-death")
+        death = deaths[0] if isinstance(deaths, list) and deaths and isinstance(deaths[0], Mapping) else {}
+        reason = death.get("reason")
+        if not isinstance(reason, str):
+            error = "neither a consumer nor the broker has said why it is here: somebody published it to this queue"
+            return cls(reason="unknown", error=error, replay=replay_number(headers), died_at=None)
+        told = {"queue": death.get("queue"), "routing_key": _first(death.get("routing-keys"))}
+        fields: dict[str, Any] = {name: value for name, value in told.items() if isinstance(value, str)}
+        fields |= {"reason": reason, "replay": replay_number(headers)}
+        fields["error"] = f"put away by the broker itself ({reason}): look at the policies and limits of its queue"
+        try:
+            return cls.model_validate(fields | {"died_at": death.get("time")})
+        except ValidationError:
+            return cls.model_validate(fields | {"died_at": None})
 
 
-_DEAD_PREFIX: Final = "sdqueue-"
+SDQUEUE_HEADERS: Final = "sdqueue-"
+"""How the names of all headers begin that consumers add to a message."""
+
+REPLAY_HEADER: Final = "sdqueue-replay"
+"""How often a turn was put back from the dead letters. Absent on a turn that never died, and on every repeat of it by
+its producer."""
+
+REPLAY_OF_HEADER: Final = "sdqueue-replay-of"
+"""When the turn died that is put back (RFC 3339). It names the death: a session that has kept only a turn's id and the
+time of its end can still tell whether that death is the last that it knows of the turn."""
+
+_MAX_REPLAYS: Final = 1_000_000
+
+
+def replay_number(headers: Mapping[str, Any]) -> int:
+    """Which replay of a dead turn a message is; 0 for one that is none, and for nonsense that somebody has forged."""
+    number = headers.get(REPLAY_HEADER, 0)
+    return number if type(number) is int and 0 <= number <= _MAX_REPLAYS else 0
+
+
+def replayed_death(headers: Mapping[str, Any]) -> float | None:
+    """When the turn died that a message puts back, in seconds since 1970; ``None`` where that is not said."""
+    try:
+        return datetime.fromisoformat(headers[REPLAY_OF_HEADER]).timestamp()
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+
+
+def _first(values: object) -> object:
+    return values[0] if isinstance(values, list) and values else None
 
 
 def salvage(body: bytes, *, message_id: str | None = None) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from pydantic_settings import (
 )
 
 from sdqueue.brokers.topology import MAX_PARTITIONS
+from sdqueue.channels import DoubleTexting, OnDead, PerChannel
 from sdqueue.errors import ConfigurationError
 from sdqueue.messages import MAX_TEXT_BYTES
 from sdqueue.urls import BROKER_SCHEMES, LOCK_SCHEMES, STORE_SCHEMES, check_url, mask
@@ -83,15 +84,36 @@ class Settings(BaseSettings):
         default=4, ge=1, le=100, description="Starts of the agent for a turn that fails passingly."
     )
     grace_s: float = Field(default=30.0, ge=0, description="Seconds that running turns get at a shutdown.")
-    double_texting: Literal["enqueue"] = Field(
+    double_texting: str = Field(
         default="enqueue",
-        description="What a turn does that arrives while another of its session runs: wait.",
+        description="What a turn does that arrives while another of its session runs: enqueue (wait), collect (all "
+        "that wait become one), interrupt (stop the running one) or reject; per channel: enqueue,slack=interrupt.",
+    )
+    on_dead: str = Field(
+        default="skip",
+        description="What a dead turn does to its session: skip (go on) or park (later turns wait until it is "
+        "replayed or discarded); per channel: skip,slack=park.",
+    )
+    mailbox_size: int = Field(
+        default=64,
+        ge=1,
+        le=2000,
+        description="Turns of one session that wait in memory; further ones wait in the store.",
+    )
+    backlog_size: int = Field(
+        default=10_000, ge=1, description="Turns of one session that wait in the store; further ones are refused."
     )
     max_text_bytes: int = Field(
         default=MAX_TEXT_BYTES,
         ge=1,
         le=16 * 1024 * 1024,
         description="Longest text of a turn, in bytes of UTF-8.",
+    )
+    consumer_timeout_s: float = Field(
+        default=1800.0,
+        gt=0,
+        description="Seconds after which the broker takes unacknowledged turns away (RabbitMQ's consumer_timeout); "
+        "a third of it is warned of.",
     )
     session_ttl_s: float = Field(
         default=30 * 24 * 3600.0, ge=60, description="Seconds after its last save that Redis keeps a session."
@@ -203,6 +225,18 @@ class Settings(BaseSettings):
                 "must be 1 to 100 letters, digits, dots, dashes or underscores, with a letter or digit first"
             )
         return namespace
+
+    @field_validator("double_texting")
+    @classmethod
+    def _double_texting_form(cls, text: str) -> str:
+        PerChannel.parse(text, DoubleTexting.ENQUEUE)
+        return text
+
+    @field_validator("on_dead")
+    @classmethod
+    def _on_dead_form(cls, text: str) -> str:
+        PerChannel.parse(text, OnDead.SKIP)
+        return text
 
     @field_validator("agent")
     @classmethod

@@ -68,8 +68,9 @@ LAYERS = {
     "sdqueue.agents": ["errors"],
     "sdqueue.sessions": ["agents", "errors", "urls"],
     "sdqueue.brokers": ["errors", "messages", "urls"],
+    "sdqueue.deadletters": ["agents", "brokers", "errors", "messages", "sessions", "urls"],
     "sdqueue.observe": ["errors", "messages"],
-    "sdqueue.consumer": ["agents", "brokers", "errors", "messages", "observe", "sessions", "urls"],
+    "sdqueue.consumer": ["agents", "brokers", "channels", "errors", "messages", "observe", "sessions", "urls"],
 }
 """What each layer may import of the others: imports run one way (design, section 2)."""
 

@@ -19,6 +19,8 @@ from sdqueue.messages import (
     InboundTurn,
     OutboundReply,
     partition_of,
+    replay_number,
+    replayed_death,
     routing_key,
     salvage,
 )
@@ -203,24 +205,57 @@ def test_of_an_unreadable_turn_only_the_valid_fields_are_salvaged() -> None:
 
 
 def test_a_dead_turn_survives_its_headers() -> None:
-    letter = DeadTurn(reason="poison", error="why", trace="where", attempts=3, turn_id="t", session_id="s", queue="q")
+    letter = DeadTurn(reason="poison", error="why", trace="where", attempts=3, turn_id="t", session_id="s", queue="q",
+                      routing_key="0051", consumer="c", replay=2)  # fmt: skip
     headers = letter.headers()
     assert all(name.startswith("sdqueue-") for name in headers)
     assert all(isinstance(value, (str, int)) for value in headers.values()), "no broker takes other values"
     assert DeadTurn.from_headers(headers | {"traceparent": "x", "sdqueue-hops": 3}) == letter
 
 
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+DEATH = {
+    "reason": "delivery_limit",
+    "queue": "q",
+    "routing-keys": ["0051"],
+    "time": "2026-03-01T12:00:00+00:00",
+    "count": 1,
+}
+
+
 @pytest.mark.parametrize(
-    ("headers", "reason"),
+    ("headers", "known"),
     [
-        ({"x-death": [{"reason": "delivery_limit", "queue": "q"}]}, "delivery_limit"),
-        ({}, "unknown"),
-        ({"x-death": []}, "unknown"),
+        ({"x-death": [DEATH, {"reason": "older"}]}, ("delivery_limit", "q", "0051", NOON)),
+        ({"x-death": [DEATH | {"time": "noon", "queue": 5, "routing-keys": 5}]}, ("delivery_limit", "", "", None)),
+        ({"x-death": [DEATH | {"time": "2026-03-01T12:00:00"}]}, ("delivery_limit", "q", "0051", NOON)),
+        ({"x-death": [DEATH | {"reason": 5}]}, ("unknown", "", "", None)),
+        ({"x-death": ["x"]}, ("unknown", "", "", None)),
+        ({"x-death": 5}, ("unknown", "", "", None)),
+        ({"x-death": []}, ("unknown", "", "", None)),
+        ({}, ("unknown", "", "", None)),
     ],
-)
-def test_a_letter_of_the_broker_itself_says_so(headers: dict[str, Any], reason: str) -> None:
+)  # fmt: skip
+def test_a_letter_of_the_broker_itself_says_so(headers: dict[str, Any], known: tuple[Any, ...]) -> None:
+    """Whatever somebody has written there; and no time is made up."""
     letter = DeadTurn.from_headers(headers)
-    assert (letter.reason, letter.error) == (reason, "put away by the broker itself")
+    assert (letter.reason, letter.queue, letter.routing_key, letter.died_at) == known
+    assert ("put away by the broker itself" in letter.error) == (known[0] == "delivery_limit")
+
+
+def test_a_replay_names_the_death_that_it_answers() -> None:
+    letter = DeadTurn(reason="poison", error="why", replay=2)
+    assert letter.died_at is not None
+    for headers in (letter.replay_headers(), DeadTurn.from_headers(letter.headers()).replay_headers()):
+        assert replay_number(headers) == 3
+        assert replayed_death(headers) == letter.died_at.timestamp(), "the same number, to the last digit"
+    assert replayed_death(DeadTurn.from_headers({}).replay_headers()) is None
+
+
+@pytest.mark.parametrize("forged", ["1", True, -1, 1.0, None, [1], 10**9])
+def test_a_forged_replay_is_none(forged: Any) -> None:
+    assert replay_number({"sdqueue-replay": forged}) == 0
+    assert replayed_death({"sdqueue-replay-of": forged}) is None
 
 
 def test_forged_headers_are_not_believed() -> None:

@@ -52,6 +52,20 @@ class Delivery:
     subscription: Subscription
 
 
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """A queue at one moment.
+
+    Parameters:
+        depth: messages that wait, not counting those that are delivered and unacknowledged.
+        receivers: subscriptions that receive from it, of all processes: whether somebody may hold messages. Where only
+            one is active at a time, those that stand in line behind it are not counted.
+    """
+
+    depth: int
+    receivers: int
+
+
 OnDelivery = Callable[[Delivery], None]
 """Takes a delivery; called in the event loop, in order. It must only enqueue, and must not raise."""
 
@@ -157,6 +171,14 @@ class Broker(Protocol):
 
     async def depth(self, queue: str, *, timeout: float = 10.0) -> int:
         """How many messages wait in a queue, not counting those that are delivered and unacknowledged.
+
+        Raises:
+            TopologyMissing: there is no such queue.
+        """
+        ...
+
+    async def queue_state(self, queue: str, *, timeout: float = 10.0) -> QueueState:
+        """How many messages wait in a queue and how many subscriptions receive from it, both at one moment.
 
         Raises:
             TopologyMissing: there is no such queue.

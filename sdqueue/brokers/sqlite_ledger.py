@@ -347,6 +347,15 @@ class Ledger:
         (count,) = self._db.execute(waiting, (self._known_queue(name),)).fetchone()
         return int(count)
 
+    def receivers(self, name: str) -> int:
+        """How many subscriptions receive from a queue: of those in line for a single-active one, the first."""
+        queue = self._known_queue(name)
+        count = (
+            "SELECT CASE WHEN single_active THEN MIN(COUNT(s.id), 1) ELSE COUNT(s.id) END"
+            " FROM broker_queues q LEFT JOIN broker_subscriptions s ON s.queue = q.id WHERE q.id = ?"
+        )
+        return int(self._db.execute(count, (queue,)).fetchone()[0])
+
     def _known_queue(self, name: str) -> int:
         queue = self._queues.get(name)
         if queue is None:

@@ -85,15 +85,13 @@ async def ask(handle: SessionHandle, work: Work, on_chunk: Callable[[str], None]
     Raises:
         AgentFailed: whatever the agent raised.
     """
-    turn = work.turn
-    assert turn is not None
-    set_current_turn(TurnContext(work.turn_id, work.session_id, work.attempts))
+    set_current_turn(TurnContext(work.answering.turn_id, work.session_id, work.attempts))
     try:
         if on_chunk is None:
-            return as_turn_result(await handle.turn(turn.text))
+            return as_turn_result(await handle.turn(work.text))
         said = []
         result = None
-        async for chunk in await handle.turn(turn.text, stream=True):
+        async for chunk in await handle.turn(work.text, stream=True):
             result = _last(chunk) or result
             if chunk.text:
                 said.append(chunk.text)

@@ -37,6 +37,9 @@ _SAID: Final = {
     "timeout": "The answer took too long.",
     "poison": "This message could not be processed.",
     "cancelled": "Stopped.",
+    "interrupted": "Interrupted by a newer message.",
+    "busy": "Another message is being answered. Please send this one again later.",
+    "backlog-full": "Too many messages are waiting. Please send this one again later.",
 }
 
 
@@ -74,11 +77,25 @@ class IsolatedAgentError(AgentError):
 
 
 class Stopped(SdqueueError):
-    """A later turn stopped this one."""
+    """A later turn stopped this one.
 
-    def __init__(self, by: str) -> None:
+    Parameters:
+        by: its id.
+        reason: ``cancelled`` or ``interrupted``.
+    """
+
+    def __init__(self, by: str, reason: str = "cancelled") -> None:
         super().__init__(f"stopped by turn {by!r}")
         self.by = by
+        self.reason = reason
+
+
+class Refused(SdqueueError):
+    """A turn was not let in: its session is ``busy``, or its ``backlog-full``."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
 
 
 class AgentGaveUp(SdqueueError):
@@ -88,12 +105,10 @@ class AgentGaveUp(SdqueueError):
 def reason_of(error: BaseException) -> str:
     """The slug of a failure, for filters and metrics."""
     match error:
-        case InvalidTurn() | IsolatedAgentError():
+        case InvalidTurn() | IsolatedAgentError() | Stopped() | Refused():
             return error.reason
         case Poisonous():
             return "poison"
-        case Stopped():
-            return "cancelled"
         case TurnTimeout():
             return "timeout"
         case AgentResultError():

@@ -2,44 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
-import sys
-import tempfile
-from pathlib import Path
+import time
 from typing import Any, Final
 
 from sdqueue.agents import ChatContext, FlowState, TurnResult, as_turn_result
+from sdqueue.consumer.child import Child, ChildEnded, ChildNotStarted, end_of
+from sdqueue.consumer.children import Children
 from sdqueue.consumer.failure import AgentFailed, IsolatedAgentError, Poisonous
 from sdqueue.consumer.work import Work
 from sdqueue.errors import TurnTimeout
 from sdqueue.sessions import SessionHandle, SessionRecord
 from sdqueue.sessions.codec import decode, encode
 
-AT_ONCE: Final = 8
-"""Child processes at a time. A crash makes suspects of all turns that ran beside the poison, and each child costs an
-interpreter with the agent's imports; most of its life it waits for a model."""
-
-START_S = 20.0
-"""Seconds on top of the turn's own for Python to start and the agent to be imported."""
+STUCK_S: Final = 5.0
+"""Seconds that a child may be late after the turn's own time, by which it ends the turn itself."""
 
 _ASKED_TO_END: Final = (-signal.SIGTERM, -signal.SIGINT)
 
 
 class Isolation:
-    """Runs agents in child processes, each for one turn.
+    """Runs agents in child processes: one turn at a time in each, one after the other.
 
     The child gets the saved record and gives back the new one; it touches no store, no lock and no broker, so its
     death harms nothing. The parent goes on with the new state as if its own agent had answered.
+
+    **Only the death of a child that has run nothing else condemns a turn.** In any other one, something that an
+    earlier turn has left behind may have been the cause, so the turn is run again in a fresh one.
 
     Parameters:
         agent: the agent's name for :func:`~sdqueue.agents.load_agent_factory`; ``None`` where it has none.
     """
 
     def __init__(self, agent: str | None) -> None:
-        self._agent = agent
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._children = None if agent is None else Children(agent)
 
     async def run(self, handle: SessionHandle, work: Work, *, timeout: float) -> TurnResult:
         """Let an agent answer in a process of its own, and go on with its state.
@@ -47,7 +44,7 @@ class Isolation:
         Raises:
             AgentFailed: the agent raised, took too long, or killed the process (``Poisonous`` as its cause).
         """
-        if self._agent is None:
+        if self._children is None:
             raise AgentFailed(
                 Poisonous(
                     f"its process died {handle.begun - 1} times with this turn running, and the agent cannot be "
@@ -58,7 +55,6 @@ class Isolation:
         assert work.turn is not None
         assert handle.record is not None
         request = {
-            "agent": self._agent,
             "record": encode(handle.record),
             "session_id": work.session_id,
             "turn_id": work.turn_id,
@@ -66,8 +62,7 @@ class Isolation:
             "text": work.turn.text,
             "timeout": timeout,
         }
-        async with self._places:
-            answer = await self._ask_child(request, timeout, handle.begun)
+        answer = await self._ask(self._children, json.dumps(request), work, timeout, handle.begun)
         match answer:
             case {"timeout": True}:
                 raise AgentFailed(_late(timeout))
@@ -76,45 +71,49 @@ class Isolation:
         handle.adopt(_Settled(decode(answer["record"])))
         return as_turn_result(answer["result"])
 
-    async def _ask_child(self, request: dict[str, Any], timeout: float, begun: int) -> dict[str, Any]:
-        with tempfile.TemporaryDirectory(prefix="sdqueue-turn-") as folder:
-            result = Path(folder) / "answer.json"
-            # In a group of its own: Ctrl-C in a terminal is for the consumer, and must not look like the turn's doing.
-            child = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "sdqueue.consumer.isolated", str(result)),
-                stdin=asyncio.subprocess.PIPE,
-                start_new_session=True,
-            )
-            late = False
+    async def aclose(self) -> None:
+        """Let all children go."""
+        if self._children is not None:
+            await self._children.aclose()
+
+    async def _ask(self, children: Children, request: str, work: Work, timeout: float, begun: int) -> dict[str, Any]:
+        fresh = killed = False
+        while True:
+            child = await _taken(children, work, fresh=fresh)
+            fresh = not child.used
             try:
-                async with asyncio.timeout(timeout + START_S):
-                    await child.communicate(json.dumps(request).encode())
-            except TimeoutError:
-                late = True
+                return await child.ask(request, timeout=timeout + STUCK_S)
+            except ChildEnded as ended:
+                code = ended.code
             finally:
-                if child.returncode is None:
-                    child.kill()
-                    await child.wait()
-            if result.is_file():
-                answer: dict[str, Any] = json.loads(result.read_text())
-                return answer
-            if late:
+                children.give_back(child)
+            if not fresh:
+                fresh = True
+            elif code is None:
                 raise AgentFailed(_late(timeout))
-            assert child.returncode is not None
-            if child.returncode in _ASKED_TO_END:
-                ended = f"its process was told to end ({_end(child.returncode)}) before it had answered"
-                raise AgentFailed(IsolatedAgentError(ended, transient=True))
-            raise AgentFailed(
-                Poisonous(f"killed its process {begun} times, the last time alone: {_end(child.returncode)}")
-            )
+            elif code in _ASKED_TO_END:
+                told = f"its process was told to end ({end_of(code)}) before it had answered"
+                raise AgentFailed(IsolatedAgentError(told, transient=True))
+            elif code == -signal.SIGKILL and not killed:
+                killed = True  # the kernel, short of memory, may have taken it for another; hardly twice
+            else:
+                raise AgentFailed(Poisonous(f"killed its process {begun} times, the last time alone: {end_of(code)}"))
+
+
+async def _taken(children: Children, work: Work, *, fresh: bool) -> Child:
+    started = time.monotonic()
+    try:
+        return await children.take(fresh=fresh)
+    except ChildNotStarted as error:
+        # No proof against the turn, which has not run. It is tried again, as after other passing failures.
+        what = f"the agent could not even be started in a process of its own: {error}"
+        raise AgentFailed(IsolatedAgentError(what, transient=True)) from error
+    finally:
+        work.seconds_left += time.monotonic() - started  # not the agent's time, as waiting for a lock is not
 
 
 def _late(timeout: float) -> TurnTimeout:
     return TurnTimeout(f"no answer within {timeout:.1f} s, alone in a process of its own")
-
-
-def _end(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 class _Settled:

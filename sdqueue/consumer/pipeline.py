@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import time
 import uuid
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from sdqueue.agents import TurnResult
+from sdqueue.channels import DoubleTexting
 from sdqueue.consumer.answer import AgentRunner, agents_code, ask
-from sdqueue.consumer.failure import AgentFailed, Stopped, describe, reason_of, said_of, trace_of
+from sdqueue.consumer.failure import AgentFailed, Refused, Stopped, describe
+from sdqueue.consumer.headers import hops
 from sdqueue.consumer.isolation import Isolation
 from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.replies import Addressee, DeltaSender, ReplyPublisher, make_reply
-from sdqueue.consumer.settlement import HOPS_HEADER, Settlement, State
+from sdqueue.consumer.settlement import Settlement, State, dead, superseded
 from sdqueue.consumer.work import Work
 from sdqueue.errors import InvalidTurn, LockLost, RecordTooNew, SessionError, StoreUnavailable, VersionConflict
-from sdqueue.messages import DeadTurn, InboundTurn, partition_of, salvage
+from sdqueue.messages import InboundTurn, partition_of
 from sdqueue.observe import Observer
-from sdqueue.sessions import SessionHandle, SessionWorker, TurnOutcome
+from sdqueue.sessions import SessionHandle, SessionWorker, TurnOutcome, TurnState
 
 MAX_HOPS = 5
 """More forwardings than this mean that consumers disagree about the number of partitions."""
@@ -36,7 +38,8 @@ class TurnPipeline:
 
     ::
 
-        partition check → acquire (lock + load) → seen before? the replies of then : run the agent → save
+        partition check → acquire (lock + load) → seen before? the replies of then
+          → others first? to the backlog : take along what waits, where the channel wants that → run the agent → save
 
     Attempts that fail passingly are repeated in place, each from the saved state.
 
@@ -70,24 +73,32 @@ class TurnPipeline:
         turn = work.turn
         if turn is None:
             assert work.invalid is not None
-            return self._dead(work, work.invalid)
+            return dead(work, work.invalid, consumer=self._options.name)
         topology = self._publisher.topology
         if work.delivery.queue != topology.partition_queue(partition_of(turn.session_id, topology.partitions)):
             return self._elsewhere(work)
-        work.seconds_left = min(turn.deadline_s or self._options.turn_timeout_s, self._options.turn_timeout_s)
-        try:
-            return await self._until_decided(work, turn)
-        except PASSING:
-            return Settlement(State.RELEASED)
-        except Stopped as stopped:
-            return self._superseded(work, turn, stopped)
-        except AgentFailed as failed:
-            return self._dead(work, failed.cause)
-        except SessionError as error:
-            return self._dead(work, error)
+        while True:
+            try:
+                return await self._until_decided(work, turn)
+            except PASSING:
+                return Settlement(State.RELEASED)
+            except Stopped as stopped:
+                return self._stopped(work, stopped)
+            except (AgentFailed, SessionError) as error:
+                if not work.taken:
+                    cause = error.cause if isinstance(error, AgentFailed) else error
+                    return dead(work, cause, consumer=self._options.name)
+                # None is condemned for what another one said: each is tried by itself.
+                work.disband(alone=True)
+                work.attempts = work.failures = 0
+
+    async def aclose(self) -> None:
+        """Let go of what outlives a turn: the child processes for suspects."""
+        await self._isolation.aclose()
 
     async def _until_decided(self, work: Work, turn: InboundTurn) -> Settlement:
         """Attempt the turn until it ends in one way or the other."""
+        work.seconds_left = min(turn.deadline_s or self._options.turn_timeout_s, self._options.turn_timeout_s)
         try:
             return await self._attempt(work, turn)
         except (AgentFailed, SessionError) as error:
@@ -110,54 +121,140 @@ class TurnPipeline:
 
     async def _attempt(self, work: Work, turn: InboundTurn) -> Settlement:
         seconds_left = work.seconds_left
+        work.disband()
+        work.stage = "waits for its session, which somebody has locked, or for the store"
         try:
             with agents_code():
                 async with self._worker.acquire(turn.session_id, turn_id=turn.id) as handle:
-                    past = handle.recall(work.turn_id)
-                    if past is not None:
-                        return Settlement(State.DUPLICATE, past.replies or ())
+                    early = await self._early_end(work, handle)
+                    if early is not None:
+                        return early
                     work.forget_spent(lambda by: handle.recall(by) is not None)
                     work.check_stopped()
-                    body = await self._perform(work, turn, handle)
-                    handle.remember(TurnOutcome(work.turn_id, time.time(), (body,)), self._options.retention)
+                    if handle.begun <= self._options.isolate_after:
+                        await self._gather(work, handle)
+                    bodies = await self._perform(work, handle)
+                    releases = handle.parked_by == work.turn_id
+                    if releases:
+                        handle.unpark()
         except AgentFailed:
             work.failures += 1
             raise
         except SessionError:
             work.seconds_left = seconds_left  # an attempt that could not be saved is none
             raise
-        return Settlement(State.COMPLETED, (body,))
+        return self._completed(work, bodies, releases=releases)
 
-    async def _perform(self, work: Work, turn: InboundTurn, handle: SessionHandle) -> str:
-        """Do what the turn asks for and make its final reply."""
+    async def _early_end(self, work: Work, handle: SessionHandle) -> Settlement | None:
+        """The fate of a turn that is not to run, or not now."""
+        past = handle.recall(work.turn_id)
+        if past is not None and work.is_repeat(past):
+            # Whoever answered a replay may have died before it had let the turns go that waited for it.
+            return Settlement(State.DUPLICATE, past.replies or (), releases=work.replay > 0)
+        if handle.refusal is not None and not work.replay:
+            replies = handle.refusal.replies or ()
+            if not work.delivery.redelivered:
+                return Settlement(State.DUPLICATE, replies)
+            # Whoever refused it may have died before the letter was out.
+            letter = dead(
+                work, Refused("refused", "was refused before, see its error reply"), consumer=self._options.name
+            )
+            return replace(letter, replies=replies, saved=True)
+        if self._worker.backlog is None:
+            return None  # there is nowhere to wait
+        if handle.parked_by is not None and not (work.replay and handle.parked_by == work.turn_id):
+            return Settlement(State.DEFERRED, parked=True)
+        if handle.parked_by is None and handle.waiting and work.is_delivery:
+            # It belongs behind the backlog, unless it is what stands first there: it ran when the backlog began.
+            first = await self._worker.backlog.deferred(work.session_id, count=1)
+            if first and first[0].turn_id != work.key:
+                return Settlement(State.DEFERRED)
+        return None
+
+    async def _gather(self, work: Work, handle: SessionHandle) -> None:
+        """Take along what waits of the same channel, where it collects."""
+        turn = work.turn
+        assert turn is not None
+        if not work.is_message or self._options.double_texting.of(turn.channel) is not DoubleTexting.COLLECT:
+            return
+        room = self._options.max_text_bytes - len(turn.text.encode())
+        ids = {work.turn_id}
+
+        def accept(other: Work) -> bool:
+            nonlocal room
+            if other.turn is None or not other.is_message or other.turn.channel != turn.channel:
+                return False
+            if other.unsorted or other.alone or other.stopped:
+                return False
+            if other.turn_id in ids or handle.recall(other.turn_id) is not None:
+                return False  # a repeat says nothing new, and is answered as the first was
+            ids.add(other.turn_id)
+            room -= len(other.turn.text.encode()) + 1
+            return room >= 0
+
+        work.gather(accept)
+        backlog = self._worker.backlog
+        for position, other in enumerate(work.taken):
+            if not other.delivery.redelivered or backlog is None:
+                continue
+            standing = await backlog.standing(other.session_id, other.turn_id)
+            if standing.refusal is not None:
+                work.disband(first=position)  # it has been answered
+                return
+
+    async def _perform(self, work: Work, handle: SessionHandle) -> list[str]:
+        """Do what the turn asks for, make the final replies of all that it has taken along, and remember them."""
+        bodies = []
+        answering = work.answering
         result: TurnResult | None = None
-        more: dict[str, Any] = {"consumer": self._options.name}
-        match turn.kind:
+        assert work.turn is not None
+        match work.turn.kind:
             case "message":
-                result = await self._answer(work, turn, handle)
+                result = await self._answer(work, handle)
             case "assist":
-                handle.assist(turn.text)
+                handle.assist(work.turn.text)
             case "reset":
                 handle.reset()
             case "cancel":
                 pass  # its effect was on the turn that ran when it arrived
-        if result is None:
-            more["turn_kind"] = turn.kind
-        handle.seq += 1
-        text = result.text if result else ""
-        return make_reply(Addressee.of(turn), "final", text, seq=handle.seq, result=result, **more)
+        for each in (work, *work.taken):
+            assert each.turn is not None
+            handle.seq += 1
+            to, part, more = Addressee.of(each.turn), str(each.replay), {"consumer": self._options.name}
+            state: TurnState = "completed" if each is answering else "superseded"
+            by, text, said = None, "", None
+            if each is not answering:
+                by = more["superseded_by"] = answering.turn_id
+            elif result is None:
+                more["turn_kind"] = each.turn.kind
+            else:
+                text, said = result.text, result
+            bodies.append(make_reply(to, "final", text, seq=handle.seq, part=part, result=said, **more))
+            outcome = TurnOutcome(each.turn_id, time.time(), (bodies[-1],), state, by, each.replay)
+            handle.remember(outcome, self._options.retention)
+        return bodies
 
-    async def _answer(self, work: Work, turn: InboundTurn, handle: SessionHandle) -> TurnResult:
+    def _completed(self, work: Work, bodies: list[str], *, releases: bool) -> Settlement:
+        by = work.answering.turn_id if work.taken else None
+        fates = [Settlement(State.SUPERSEDED, (body,), by=by, saved=True) for body in bodies[:-1]]
+        fates.append(Settlement(State.COMPLETED, (bodies[-1],), releases=releases))
+        return replace(fates[0], rest=tuple(zip(work.taken, fates[1:], strict=True)))
+
+    async def _answer(self, work: Work, handle: SessionHandle) -> TurnResult:
         work.attempts += 1
+        work.stage = "is being answered by its agent"
         started = time.monotonic()
         try:
             if handle.begun > self._options.isolate_after:
                 return await self._answer_alone(work, handle)
-            if turn.stream:
-                return await self._answer_in_pieces(work, turn, handle)
+            answering = work.answering.turn
+            assert answering is not None
+            if answering.stream:
+                return await self._answer_in_pieces(work, answering, handle)
             return await self._runner.run(work, ask(handle, work, None), timeout=work.seconds_left)
         finally:
             work.seconds_left -= time.monotonic() - started
+            work.stage = "is being saved"
 
     async def _answer_alone(self, work: Work, handle: SessionHandle) -> TurnResult:
         self._observer.turn_suspected(session_id=work.session_id, turn_id=work.turn_id, begun=handle.begun)
@@ -167,7 +264,7 @@ class TurnPipeline:
         return result
 
     async def _answer_in_pieces(self, work: Work, turn: InboundTurn, handle: SessionHandle) -> TurnResult:
-        deltas = self._deltas(work, turn, handle.seq + 1)
+        deltas = self._deltas(work, turn, handle.seq + 1 + len(work.taken))
         try:
             result = await self._runner.run(work, ask(handle, work, deltas.push), timeout=work.seconds_left)
             await deltas.finish()
@@ -181,13 +278,13 @@ class TurnPipeline:
         attempt = uuid.uuid4().hex[:8]
         to = Addressee.of(turn)
         return DeltaSender(
-            partial(self._publisher.reply, work.delivery),
+            partial(self._publisher.reply, work.answering.delivery),
             lambda index, text: make_reply(
                 to,
                 "delta",
                 text,
                 seq=seq,
-                part=f"0.{attempt}.{index}",
+                part=f"{work.answering.replay}.{attempt}.{index}",
                 attempt=work.attempts,
                 consumer=self._options.name,
             ),
@@ -226,52 +323,16 @@ class TurnPipeline:
         )
 
     def _elsewhere(self, work: Work) -> Settlement:
-        hops = work.delivery.message.headers.get(HOPS_HEADER, 0)
-        if isinstance(hops, int) and hops >= MAX_HOPS:
+        forwarded = hops(work.delivery.message.headers)
+        if forwarded >= MAX_HOPS:
             detail = (
-                f"was forwarded {hops} times between partitions: consumers disagree about SDQUEUE_PARTITIONS; "
+                f"was forwarded {forwarded} times between partitions: consumers disagree about SDQUEUE_PARTITIONS; "
                 "give all of them the same number and replay this turn"
             )
-            return self._dead(work, InvalidTurn("partitions-disagree", detail))
+            return dead(work, InvalidTurn("partitions-disagree", detail), consumer=self._options.name)
         return Settlement(State.FORWARDED)
 
-    def _superseded(self, work: Work, turn: InboundTurn, stopped: Stopped) -> Settlement:
-        body = make_reply(
-            Addressee.of(turn),
-            "error",
-            said_of(stopped),
-            reason=reason_of(stopped),
-            superseded_by=stopped.by,
-            consumer=self._options.name,
-        )
-        return Settlement(State.SUPERSEDED, (body,), by=stopped.by)
-
-    def _dead(self, work: Work, error: BaseException) -> Settlement:
-        to = Addressee.of(work.turn) if work.turn else _sender_of(work)
-        letter = DeadTurn(
-            reason=reason_of(error),
-            error=describe(error),
-            trace="" if isinstance(error, InvalidTurn) else trace_of(error),
-            attempts=work.attempts,
-            turn_id=to.turn_id,
-            session_id=to.session_id,
-            channel=to.channel,
-            queue=work.delivery.queue,
-            consumer=self._options.name,
-        )
-        if not to.session_id and not work.delivery.message.reply_to:
-            return Settlement(State.DEAD, letter=letter)
-        body = make_reply(to, "error", said_of(error), reason=letter.reason, consumer=self._options.name)
-        return Settlement(State.DEAD, (body,), letter)
-
-
-def _sender_of(work: Work) -> Addressee:
-    """Whoever sent what is no turn, as far as it can be read."""
-    message = work.delivery.message
-    found = salvage(message.body, message_id=message.message_id)
-    return Addressee(
-        found.get("id") or f"unreadable-{uuid.uuid4().hex}",
-        found.get("session_id", ""),
-        found.get("channel", "default"),
-        found.get("address"),
-    )
+    def _stopped(self, work: Work, stopped: Stopped) -> Settlement:
+        """The fate of a turn that was stopped, with all that it had taken along."""
+        fates = [superseded(each, stopped, consumer=self._options.name) for each in (work, *work.taken)]
+        return replace(fates[0], rest=tuple(zip(work.taken, fates[1:], strict=True)))

@@ -1,21 +1,16 @@
-"""Settlement: the one final state of a delivery, and the one function that brings it about."""
+"""Settlement: the one final state of a delivery, decided and not yet brought about."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, replace
+import uuid
+from dataclasses import dataclass
 from enum import StrEnum
 
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
-
-from sdqueue.consumer.answer import agents_code
-from sdqueue.consumer.failure import AgentFailed
-from sdqueue.consumer.replies import ReplyPublisher
+from sdqueue.consumer.failure import Stopped, describe, reason_of, said_of, trace_of
+from sdqueue.consumer.replies import Addressee, make_reply
 from sdqueue.consumer.work import Work
-from sdqueue.errors import LockLost, RecordError, StoreUnavailable, VersionConflict
-from sdqueue.messages import DeadTurn, partition_of
-from sdqueue.observe import Observer
-from sdqueue.sessions import Retention, SessionWorker, TurnOutcome, TurnState
+from sdqueue.errors import InvalidTurn
+from sdqueue.messages import DeadTurn, salvage
 
 
 class State(StrEnum):
@@ -24,127 +19,82 @@ class State(StrEnum):
     COMPLETED = "completed"  # saved, and its replies confirmed
     DUPLICATE = "duplicate"  # answered before: the stored replies go out again, under the same ids
     DEAD = "dead"  # cannot be answered: a dead letter, then an error reply
-    SUPERSEDED = "superseded"  # stopped by a later turn, and its user told so
+    SUPERSEDED = "superseded"  # stopped or taken along by a later turn, and its user told so
     FORWARDED = "forwarded"  # belongs to another partition and was sent there
+    DEFERRED = "deferred"  # waits in the session's backlog, from where it comes back
     RELEASED = "released"  # given up without an acknowledgement: the broker delivers it again
 
 
 @dataclass(frozen=True)
 class Settlement:
-    """The fate of a delivery, decided but not yet brought about.
+    """The fate of a delivery.
 
     Parameters:
         state: the final state.
         replies: reply bodies (JSON text).
         letter: why it is dead.
         by: the turn that superseded it.
+        saved: the outcome is stored already.
+        parked: it is deferred because its session waits for a dead turn.
+        releases: the session was parked and is not any more, so its backlog is to be worked on.
+        rest: the fates of the turns that it took along.
     """
 
     state: State
     replies: tuple[str, ...] = ()
     letter: DeadTurn | None = None
     by: str | None = None
+    saved: bool = False
+    parked: bool = False
+    releases: bool = False
+    rest: tuple[tuple[Work, Settlement], ...] = ()
 
 
-class Settler:
-    """Brings fates about.
-
-    Parameters:
-        publisher: sends replies and letters.
-        worker: keeps the outcome of turns that ended without their agent.
-        retention: how long they are kept.
-        observer: told of every settlement.
-    """
-
-    def __init__(
-        self, publisher: ReplyPublisher, worker: SessionWorker, retention: Retention, observer: Observer
-    ) -> None:
-        self._publisher = publisher
-        self._worker = worker
-        self._retention = retention
-        self._observer = observer
-
-    async def settle(self, work: Work, settlement: Settlement) -> None:
-        """Bring a delivery into its final state.
-
-        Each step is confirmed before the next one starts, so a crash between two of them repeats the earlier and
-        loses nothing. A backend that is away is asked again until it is back: what is not acknowledged is not lost.
-        """
-        match settlement.state:
-            case State.COMPLETED | State.DUPLICATE:
-                await self._reply(work, settlement)
-            case State.SUPERSEDED:
-                await self._reply(work, await self._remember(work, settlement))
-            case State.DEAD:
-                await self._bury(work, settlement)
-                await self._reply(work, await self._remember(work, settlement))
-            case State.FORWARDED:
-                await self._forward(work)
-            case State.RELEASED:
-                pass
-        if settlement.state is not State.RELEASED:
-            work.delivery.subscription.ack(work.delivery)
-        self._observer.turn_settled(
-            state=settlement.state.value,
-            session_id=work.session_id if work.turn else "",
-            turn_id=work.turn_id,
-            seconds=time.monotonic() - work.arrived,
-            letter=settlement.letter,
-            by=settlement.by,
-        )
-
-    async def _reply(self, work: Work, settlement: Settlement) -> None:
-        for body in settlement.replies:
-            await self._publisher.reply(work.delivery, body)
-
-    async def _bury(self, work: Work, settlement: Settlement) -> None:
-        assert settlement.letter is not None
-        message = work.delivery.message
-        letter = replace(message, headers={**message.headers, **settlement.letter.headers()})
-        await self._publisher.publish(self._publisher.topology.dead, work.delivery.routing_key, letter)
-
-    async def _forward(self, work: Work) -> None:
-        topology = self._publisher.topology
-        message = work.delivery.message
-        hops = message.headers.get(HOPS_HEADER, 0)
-        forwarded = replace(
-            message, headers={**message.headers, HOPS_HEADER: (hops if isinstance(hops, int) else 0) + 1}
-        )
-        queue = topology.partition_queue(partition_of(work.session_id, topology.partitions))
-        # Not by the turns exchange, whose alternate would send it round in circles while that queue is missing. So
-        # it is refused and tried again until the queue is back, and nothing of this session passes it meanwhile.
-        await self._publisher.publish("", queue, forwarded)
-
-    async def _remember(self, work: Work, settlement: Settlement) -> Settlement:
-        """Keep the outcome with the session, so that a repeat gets the same reply and does not run."""
-        if work.turn is None:
-            return settlement
-        retrying = AsyncRetrying(
-            retry=retry_if_exception_type((StoreUnavailable, VersionConflict, LockLost)),
-            wait=wait_random_exponential(multiplier=0.1, max=2),
-        )
-        try:
-            return await retrying(self._try_to_remember, work, settlement)
-        except (RecordError, AgentFailed):
-            # A record that cannot be read, or an agent that cannot be built, cannot take it either; the dead letter
-            # has the reason, and a repeat fails in the same way.
-            return settlement
-
-    async def _try_to_remember(self, work: Work, settlement: Settlement) -> Settlement:
-        try:
-            with agents_code():
-                async with self._worker.acquire(work.session_id, turn_id=work.turn_id) as handle:
-                    past = handle.recall(work.turn_id)
-                    if past is not None:
-                        return replace(settlement, replies=past.replies or ())
-                    state: TurnState = "dead" if settlement.state is State.DEAD else "superseded"
-                    outcome = TurnOutcome(work.turn_id, time.time(), settlement.replies, state, settlement.by)
-                    handle.remember(outcome, self._retention)
-        except StoreUnavailable as error:
-            self._observer.backend_away(backend="store", error=str(error))
-            raise
-        return settlement
+def superseded(work: Work, stopped: Stopped, *, consumer: str) -> Settlement:
+    """The fate of a turn that a later one has stopped."""
+    assert work.turn is not None
+    body = make_reply(
+        Addressee.of(work.turn),
+        "error",
+        said_of(stopped),
+        part=str(work.replay),
+        reason=stopped.reason,
+        superseded_by=stopped.by,
+        consumer=consumer,
+    )
+    return Settlement(State.SUPERSEDED, (body,), by=stopped.by)
 
 
-HOPS_HEADER = "sdqueue-hops"
-"""Counts forwardings, so that two consumers that disagree about the partitions do not play ball for ever."""
+def dead(work: Work, error: BaseException, *, consumer: str) -> Settlement:
+    """The fate of a turn that cannot be answered, or of what is none."""
+    to = Addressee.of(work.turn) if work.turn else _sender_of(work)
+    letter = DeadTurn(
+        reason=reason_of(error),
+        error=describe(error),
+        trace="" if isinstance(error, InvalidTurn) else trace_of(error),
+        attempts=work.attempts,
+        turn_id=to.turn_id,
+        session_id=to.session_id,
+        channel=to.channel,
+        queue=work.delivery.queue,
+        routing_key=work.delivery.routing_key,
+        consumer=consumer,
+        replay=work.replay,
+    )
+    if not to.session_id and not work.delivery.message.reply_to:
+        return Settlement(State.DEAD, letter=letter)
+    part = str(work.replay)
+    body = make_reply(to, "error", said_of(error), part=part, reason=letter.reason, consumer=consumer)
+    return Settlement(State.DEAD, (body,), letter)
+
+
+def _sender_of(work: Work) -> Addressee:
+    """Whoever sent what is no turn, as far as it can be read."""
+    message = work.delivery.message
+    found = salvage(message.body, message_id=message.message_id)
+    return Addressee(
+        found.get("id") or f"unreadable-{uuid.uuid4().hex}",
+        found.get("session_id", ""),
+        found.get("channel", "default"),
+        found.get("address"),
+    )

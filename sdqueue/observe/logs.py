@@ -96,9 +96,18 @@ class LogObserver(Observer):
         """A warning, at most every five seconds: a connection takes all its queues with it."""
         self._repeated("queue", "queue lost, trying again", queue=queue, reason=reason)
 
+    def queue_released(self, *, queue: str, reason: str) -> None:
+        """Debug."""
+        self._log.debug("queue released", queue=queue, reason=reason)
+
+    def partitions_assigned(self, *, owned: int, standby: int, members: int) -> None:
+        """One line for each change of the pool."""
+        self._log.info("partitions assigned", owned=owned, standby=standby, members=members)
+
     def backend_away(self, *, backend: str, error: str) -> None:
         """A warning, at most every five seconds: an outage is met by every turn that runs."""
-        self._repeated(backend, "backend away, turns wait", backend=backend, error=error)
+        effect = "partitions stay as they are" if backend == "membership" else "turns wait"
+        self._repeated(backend, f"backend away, {effect}", backend=backend, error=error)
 
     def _repeated(self, key: str, event: str, **fields: str) -> None:
         last, left_out = self._said.get(key, (-REPEAT_S, 0))
@@ -112,6 +121,25 @@ class LogObserver(Observer):
     def loop_blocked(self, *, seconds: float, task: str, stack: str) -> None:
         """An error with the stack."""
         self._log.error("event loop blocked", seconds=round(seconds, 1), task=task, stack=stack)
+
+    def delivery_stalled(self, *, queue: str, session_id: str, turn_id: str, seconds: float, held_by: str) -> None:
+        """A warning: the broker takes the whole channel away when its consumer timeout is over."""
+        self._log.warning(
+            "delivery not settled",
+            queue=queue,
+            session=session_id,
+            turn=turn_id,
+            seconds=round(seconds),
+            held_by=held_by,
+        )
+
+    def queue_stalled(self, *, queue: str, depth: int, seconds: float) -> None:
+        """A warning."""
+        self._log.warning(
+            "queue has messages and delivers none, subscribing anew: another consumer hangs with it, or the broker has "
+            "lost this one",
+            queue=queue, depth=depth, seconds=round(seconds),
+        )  # fmt: skip
 
     def internal_error(self, *, session_id: str, turn_id: str, error: str, trace: str) -> None:
         """An error with the trace."""

@@ -36,11 +36,25 @@ class MetricsObserver(Observer):
             "sdqueue_agents_stuck_total", "Agents that ignored their cancellation.", registry=registry
         )
         self._lost = Counter("sdqueue_queues_lost_total", "Subscriptions lost or not had.", registry=registry)
+        self._released = Counter(
+            "sdqueue_queues_released_total", "Subscriptions left to another consumer.", registry=registry
+        )
         self._away = Counter("sdqueue_backend_away_total", "Refusals of a backend.", ["backend"], registry=registry)
         self._blocked = Counter(
             "sdqueue_loop_blocked_seconds_total", "Time in which the event loop did not move.", registry=registry
         )
+        self._stalled = Counter(
+            "sdqueue_stalls_total", "Deliveries and queues that do not move.", ["what"], registry=registry
+        )
+        self._oldest = Gauge(
+            "sdqueue_oldest_delivery_seconds", "Age of the oldest unacknowledged delivery.", registry=registry
+        )
         self._internal = Counter("sdqueue_internal_errors_total", "Defects of sdqueue itself.", registry=registry)
+        self._owned = Gauge("sdqueue_partitions_owned", "Partitions that this consumer owns.", registry=registry)
+        self._standby = Gauge(
+            "sdqueue_partitions_standby", "Partitions that this consumer stands by for.", registry=registry
+        )
+        self._members = Gauge("sdqueue_pool_members", "Consumers that share the partitions.", registry=registry)
         self._running = Gauge("sdqueue_turns_running", "Turns running now.", registry=registry)
         self._waiting = Gauge("sdqueue_turns_waiting", "Turns waiting in mailboxes now.", registry=registry)
 
@@ -75,6 +89,16 @@ class MetricsObserver(Observer):
         """Count it."""
         self._lost.inc()
 
+    def queue_released(self, *, queue: str, reason: str) -> None:
+        """Count it."""
+        self._released.inc()
+
+    def partitions_assigned(self, *, owned: int, standby: int, members: int) -> None:
+        """Show them."""
+        self._owned.set(owned)
+        self._standby.set(standby)
+        self._members.set(members)
+
     def backend_away(self, *, backend: str, error: str) -> None:
         """Count it by backend."""
         self._away.labels(backend).inc()
@@ -82,6 +106,18 @@ class MetricsObserver(Observer):
     def loop_blocked(self, *, seconds: float, task: str, stack: str) -> None:
         """Add the seconds."""
         self._blocked.inc(seconds)
+
+    def delivery_stalled(self, *, queue: str, session_id: str, turn_id: str, seconds: float, held_by: str) -> None:
+        """Count it."""
+        self._stalled.labels("delivery").inc()
+
+    def oldest_delivery(self, *, seconds: float) -> None:
+        """Show it."""
+        self._oldest.set(seconds)
+
+    def queue_stalled(self, *, queue: str, depth: int, seconds: float) -> None:
+        """Count it."""
+        self._stalled.labels("queue").inc()
 
     def internal_error(self, *, session_id: str, turn_id: str, error: str, trace: str) -> None:
         """Count it."""

@@ -39,14 +39,35 @@ class Observer:
     def queue_lost(self, *, queue: str, reason: str) -> None:
         """A subscription ended or could not be had; it is tried again."""
 
+    def queue_released(self, *, queue: str, reason: str) -> None:
+        """A queue was left to another consumer."""
+
+    def partitions_assigned(self, *, owned: int, standby: int, members: int) -> None:
+        """The members of the pool have changed, and with them what this consumer owns or stands by for."""
+
     def backend_away(self, *, backend: str, error: str) -> None:
-        """The broker or the store cannot be used; turns wait and nothing is acknowledged."""
+        """The broker or the store cannot be used; turns wait and nothing is acknowledged.
+
+        With the backend ``membership``, other consumers cannot be seen, and the partitions stay as they are.
+        """
 
     def loop_blocked(self, *, seconds: float, task: str, stack: str) -> None:
         """The event loop has not moved for ``seconds``; ``task`` names the turn that holds it.
 
         The one event that comes from another thread: the loop cannot tell it.
         """
+
+    def delivery_stalled(self, *, queue: str, session_id: str, turn_id: str, seconds: float, held_by: str) -> None:
+        """A delivery has been unacknowledged for ``seconds``, a third of what the broker allows, or more.
+
+        ``held_by`` says what it waits for.
+        """
+
+    def oldest_delivery(self, *, seconds: float) -> None:
+        """The age of the oldest unacknowledged delivery, every few seconds; 0 where there is none."""
+
+    def queue_stalled(self, *, queue: str, depth: int, seconds: float) -> None:
+        """A queue with ``depth`` messages has delivered none to its owner for ``seconds``; it is subscribed anew."""
 
     def internal_error(self, *, session_id: str, turn_id: str, error: str, trace: str) -> None:
         """A defect of sdqueue itself: the turn is delivered again, with all others of its partition."""

@@ -2,10 +2,12 @@
 
 from sdqueue.sessions.handle import SessionHandle
 from sdqueue.sessions.locks import AsyncioLockBackend, FileLockBackend, Held, LockBackend, RedisLockBackend
+from sdqueue.sessions.parking import unpark
 from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import Retention, TurnOutcome, TurnRing, TurnState
 from sdqueue.sessions.session import Session, SessionInit
 from sdqueue.sessions.stores import (
+    Deferred,
     FileSessionStore,
     InMemorySessionStore,
     NullSessionStore,
@@ -13,12 +15,15 @@ from sdqueue.sessions.stores import (
     RevisionCheck,
     SessionStore,
     SQLiteSessionStore,
+    Standing,
+    TurnBacklog,
     TurnCounter,
 )
 from sdqueue.sessions.worker import SessionWorker
 
 __all__ = [
     "AsyncioLockBackend",
+    "Deferred",
     "FileLockBackend",
     "FileSessionStore",
     "Held",
@@ -36,9 +41,12 @@ __all__ = [
     "SessionRecord",
     "SessionStore",
     "SessionWorker",
+    "Standing",
     "Stored",
+    "TurnBacklog",
     "TurnCounter",
     "TurnOutcome",
     "TurnRing",
     "TurnState",
+    "unpark",
 ]

@@ -92,6 +92,16 @@ def encode_outcome(outcome: TurnOutcome) -> str:
     return _dumps(_outcome(outcome))
 
 
+def decode_outcome(text: str | bytes) -> TurnOutcome:
+    """The outcome of :func:`encode_outcome`.
+
+    Raises:
+        RecordCorrupt: it is none.
+    """
+    with _damage():
+        return _turn_outcome(_load(text))
+
+
 def decode_parts(head: str | bytes, messages: Iterable[str | bytes], outcomes: Iterable[str | bytes]) -> SessionRecord:
     """The record of :func:`encode_head`, :func:`encode_message` and :func:`encode_outcome`, marked as stored.
 
@@ -125,8 +135,10 @@ def _head(record: SessionRecord) -> dict[str, Any]:
         "agent_state": record.agent_state,
         "flow_state": None,
     }
+    if record.parked_by is not None:
+        head["parked_by"] = record.parked_by
     # What is written here must be readable again, so the same types are demanded in both directions.
-    wrong = _wrong(head, _HEAD_TYPES)
+    wrong = _wrong(head, _HEAD_TYPES) or _wrong_park(head)
     flow = record.flow_state
     if flow is not None:
         head["flow_state"] = fields = {name: getattr(flow, name, None) for name in _FLOW_TYPES}
@@ -156,6 +168,8 @@ def _outcome(outcome: TurnOutcome) -> dict[str, Any]:
         fields["state"] = outcome.state
     if outcome.by is not None:
         fields["by"] = outcome.by
+    if outcome.replay:
+        fields["replay"] = outcome.replay
     if wrong := _wrong_outcome(fields):
         raise RecordError(f"the outcome of a turn cannot be saved: {wrong}")
     return fields
@@ -165,7 +179,7 @@ def _record(fields: dict[str, Any], messages: Sequence[Any], turns: Sequence[Any
     """The record of decoded JSON; damage raises TypeError, ValueError, KeyError or AttributeError."""
     flow = fields["flow_state"]
     fields = {"born": ""} | fields  # records of before lives had names
-    wrong = _wrong(fields, _HEAD_TYPES)
+    wrong = _wrong(fields, _HEAD_TYPES) or _wrong_park(fields)
     if flow is not None:
         if not isinstance(flow, dict):
             raise TypeError("flow_state is not an object")
@@ -185,6 +199,7 @@ def _record(fields: dict[str, Any], messages: Sequence[Any], turns: Sequence[Any
         agent_state=fields["agent_state"],
         turns=_ring(turns),
         seq=fields["seq"],
+        parked_by=fields.get("parked_by"),
     )
     record.mark_stored(Stored(record.version, len(messages), fields["born"]))
     return record
@@ -200,15 +215,26 @@ def _chat_message(fields: Any) -> ChatMessage:
 def _ring(turns: list[Any]) -> TurnRing:
     ring = TurnRing()
     for turn in turns:
-        if wrong := _wrong_outcome(turn):
-            raise TypeError(wrong)
-        if turn.get("replies") is None:
-            ring.ids[turn["id"]] = turn["at"]
+        outcome = _turn_outcome(turn)
+        if outcome.replies is None:
+            ring.ids[outcome.turn_id] = outcome.at
         else:
-            ring.outcomes[turn["id"]] = TurnOutcome(
-                turn["id"], turn["at"], tuple(turn["replies"]), turn.get("state", "completed"), turn.get("by")
-            )
+            ring.outcomes[outcome.turn_id] = outcome
     return ring
+
+
+def _turn_outcome(fields: Any) -> TurnOutcome:
+    if wrong := _wrong_outcome(fields):
+        raise TypeError(wrong)
+    replies = fields.get("replies")
+    return TurnOutcome(
+        fields["id"],
+        fields["at"],
+        None if replies is None else tuple(replies),
+        fields.get("state", "completed"),
+        fields.get("by"),
+        fields.get("replay", 0),
+    )
 
 
 def _wrong(fields: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> str | None:
@@ -218,6 +244,11 @@ def _wrong(fields: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> 
         if not isinstance(value, allowed) or isinstance(value, bool):
             return f"{name} is a {type(value).__name__}, not a {allowed[-1].__name__}"
     return None
+
+
+def _wrong_park(fields: Mapping[str, Any]) -> str | None:
+    parked_by = fields.get("parked_by")
+    return None if parked_by is None else _wrong({"parked_by": parked_by}, {"parked_by": (str,)})
 
 
 def _wrong_outcome(fields: Mapping[str, Any]) -> str | None:
@@ -230,6 +261,8 @@ def _wrong_outcome(fields: Mapping[str, Any]) -> str | None:
             wrong = "replies are not JSON texts"
         elif not isinstance(fields.get("state", ""), str) or not isinstance(fields.get("by", ""), str):
             wrong = "state and by are not strings"
+        elif type(fields.get("replay", 0)) is not int:
+            wrong = "replay is not a whole number"
     return wrong
 
 

@@ -48,6 +48,11 @@ class SessionHandle:
         """How many final replies the session has had; whoever makes one counts it here."""
         self.begun = 0
         """How often the turn that ``acquire`` was told of was begun without an end, this time included."""
+        self.waiting = 0
+        """How many turns waited in the session's backlog, this one included where it did."""
+        self.refusal: TurnOutcome | None = None
+        """How the turn that ``acquire`` was told of was refused, where it was."""
+        self._parked_by = self.record.parked_by
         self._session = session
         self._build = build
         self._agent_state = self.record.agent_state
@@ -184,6 +189,29 @@ class SessionHandle:
         self._changed = True
 
     @property
+    def parked_by(self) -> str | None:
+        """The id of the dead turn that later turns of the session wait for; ``None`` where it is not parked."""
+        return self._parked_by
+
+    def park(self, turn_id: str) -> None:
+        """Let later turns wait for this dead one; saved together with the state.
+
+        Raises:
+            SessionClosed: the block has ended.
+        """
+        self._check_open()
+        self._parked_by, self._changed = turn_id, True
+
+    def unpark(self) -> None:
+        """Let the session's turns run again; saved together with the state.
+
+        Raises:
+            SessionClosed: the block has ended.
+        """
+        self._check_open()
+        self._parked_by, self._changed = None, True
+
+    @property
     def superseded_by(self) -> frozenset[str]:
         """The ids of turns that have stopped another one already."""
         return frozenset(o.by for o in self.ring.outcomes.values() if o.by is not None)
@@ -315,6 +343,7 @@ class SessionHandle:
             last_turn_at=time.time(),
             turns=self.ring,
             seq=self.seq,
+            parked_by=self._parked_by,
             stored=replace(record.stored, items=min(same, record.stored.items)),
         )
 

@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 
 from sdqueue.sessions.locks.lock import LockBackend
 from sdqueue.sessions.record import SessionRecord, Stored
+from sdqueue.sessions.ring import TurnOutcome
+from sdqueue.sessions.stores.backlog import TurnBacklog
 from sdqueue.sessions.stores.store import RevisionCheck, SessionStore, TurnCounter
 
 
@@ -20,6 +22,10 @@ class SessionLease(Protocol):
     """Whether the store still has the very state that the caller knows."""
     begun: int
     """How often the turn named at the start was begun without an end, this time included; 0 where none was named."""
+    waiting: int
+    """How many turns wait in the backlog, the one named at the start included where it does; 0 where none was named."""
+    refusal: TurnOutcome | None
+    """How the turn named at the start was refused, where it was."""
 
     async def save(self, record: SessionRecord) -> None:
         """Store the record, at most once a lease; it may release the lock at once.
@@ -66,6 +72,7 @@ class StoreAndLock:
         self._locks = lock_backend
         self._check = store if isinstance(store, RevisionCheck) else None
         self._counter: TurnCounter = store if isinstance(store, TurnCounter) else _NoCounter()
+        self._backlog = store if isinstance(store, TurnBacklog) else None
 
     @asynccontextmanager
     async def lease(
@@ -84,6 +91,9 @@ class StoreAndLock:
                 return
             lease.begun = await self._counter.begin(session_id, turn_id)
             try:
+                if self._backlog is not None:
+                    standing = await self._backlog.standing(session_id, turn_id)
+                    lease.waiting, lease.refusal = standing.waiting, standing.refusal
                 yield lease
             except BaseException as error:
                 if not lease.saved:
@@ -106,6 +116,8 @@ class _Lease:
         self.record: SessionRecord | None = None
         self.unchanged = False
         self.begun = 0
+        self.waiting = 0
+        self.refusal: TurnOutcome | None = None
         self.saved = False
 
     async def save(self, record: SessionRecord) -> None:

@@ -53,6 +53,7 @@ class SessionRecord:
         agent_state: what the agent's ``dump_state`` returned.
         turns: the outcomes of past turns, see :class:`~sdqueue.sessions.TurnRing`.
         seq: how many final replies the session has had.
+        parked_by: the id of the dead turn that later turns of the session wait for, where it is parked.
         stored: what a save is checked against; kept by stores and copied by ``dataclasses.replace``.
     """
 
@@ -65,6 +66,7 @@ class SessionRecord:
     agent_state: Any = None
     turns: TurnRing = field(default_factory=TurnRing)
     seq: int = 0
+    parked_by: str | None = None
     stored: Stored = field(default=Stored(), compare=False, repr=False)
 
     def successor(self) -> SessionRecord:
@@ -92,8 +94,8 @@ class SessionRecord:
 def as_record(foreign: Any, base: SessionRecord | None) -> SessionRecord:
     """A record of superdialog's own worker as one of ours, to be saved in place of ``base``.
 
-    Such a record has no version to compare and knows neither ``turns`` nor ``agent_state``; these and
-    ``created_at`` stay what they are in the store.
+    Such a record has no version to compare and knows none of ``turns``, ``agent_state``, ``seq`` and ``parked_by``;
+    these and ``created_at`` stay what they are in the store.
 
     Parameters:
         foreign: has ``chat_ctx``, ``flow_state``, ``created_at``, ``last_turn_at`` and ``metadata``.

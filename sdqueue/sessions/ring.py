@@ -19,6 +19,7 @@ class TurnOutcome:
         replies: the reply bodies byte for byte (JSON text); ``None`` where only the id is still known.
         state: how it ended.
         by: the id of the turn that superseded it.
+        replay: how often it had been put back from the dead letters.
     """
 
     turn_id: str
@@ -26,6 +27,7 @@ class TurnOutcome:
     replies: tuple[str, ...] | None = None
     state: TurnState = "completed"
     by: str | None = None
+    replay: int = 0
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from sdqueue.sessions.locks.asyncio import AsyncioLockBackend
 from sdqueue.sessions.locks.lock import LockBackend
 from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.session import Session, SessionInit
+from sdqueue.sessions.stores.backlog import TurnBacklog
 from sdqueue.sessions.stores.memory import InMemorySessionStore
 from sdqueue.sessions.stores.null import NullSessionStore
 from sdqueue.sessions.stores.store import SessionStore
@@ -86,6 +87,11 @@ class SessionWorker:
         """How many agents are kept between uses."""
         return len(self._cache)
 
+    @property
+    def backlog(self) -> TurnBacklog | None:
+        """The store as what keeps turns that wait; ``None`` where it cannot."""
+        return self._store if isinstance(self._store, TurnBacklog) else None
+
     @asynccontextmanager
     async def acquire(
         self, session_id: str, *, init: SessionInit | None = None, turn_id: str | None = None
@@ -100,7 +106,7 @@ class SessionWorker:
             session_id: names the session; a new one is created.
             init: what a new session is created with.
             turn_id: count a beginning of this turn in the store, found as ``handle.begun``; the count ends with the
-                turn's outcome.
+                turn's outcome. What else the store knows of it is ``handle.waiting`` and ``handle.refusal``.
 
         Raises:
             LockLost: the lock could not be kept.
@@ -165,7 +171,7 @@ class SessionWorker:
             record, agent = current.record, current.agent
         session = Session(session_id, record.chat_ctx.copy(), record.flow_state, copy.deepcopy(record.metadata))
         handle = SessionHandle(session, agent, record=record, build=partial(self._build, session))
-        handle.begun = lease.begun
+        handle.begun, handle.waiting, handle.refusal = lease.begun, lease.waiting, lease.refusal
         return handle
 
     def _build(self, session: Session) -> Any:

@@ -10,6 +10,8 @@ pytest.register_assert_rewrite(
     *(
         f"sdqueue.testing.{module}"
         for module in (
+            "backlog_refusals",
+            "backlogs",
             "broker_delivery",
             "broker_fixtures",
             "brokers",
@@ -23,9 +25,10 @@ pytest.register_assert_rewrite(
     )
 )
 
+from sdqueue.testing.backlogs import TurnBacklogSuite  # noqa: E402  # after the line above
 from sdqueue.testing.brokers import BrokerSuite  # noqa: E402  # after the line above
 from sdqueue.testing.locks import LockBackendSuite  # noqa: E402  # after the line above
 from sdqueue.testing.null import NullStoreSuite  # noqa: E402  # after the line above
 from sdqueue.testing.stores import SessionStoreSuite  # noqa: E402  # after the line above
 
-__all__ = ["BrokerSuite", "LockBackendSuite", "NullStoreSuite", "SessionStoreSuite"]
+__all__ = ["BrokerSuite", "LockBackendSuite", "NullStoreSuite", "SessionStoreSuite", "TurnBacklogSuite"]

@@ -10,8 +10,9 @@ from collections import Counter
 
 import pytest
 
-from sdqueue.brokers.broker import Broker, Message
+from sdqueue.brokers.broker import Broker, Message, QueueState
 from sdqueue.brokers.topology import Topology
+from sdqueue.errors import TopologyMissing
 from sdqueue.messages import routing_key
 from sdqueue.testing.broker_fixtures import BrokerFixtures, Connect
 from sdqueue.testing.inbox import Inbox, numbered
@@ -118,6 +119,29 @@ class DeliveryTests(BrokerFixtures):
         for inbox in inboxes:
             await inbox.expect(100)
         assert Counter(body for inbox in inboxes for body in inbox.bodies) == Counter(bodies)
+
+    @pytest.mark.parametrize("single_active", [True, False])
+    async def test_the_state_of_a_queue_counts_receivers_whoever_they_belong_to(
+        self, connect: Connect, broker: Broker, topology: Topology, single_active: bool
+    ) -> None:
+        """At once, since whoever counts them wants to know whether it is alone."""
+        other = await connect(topology)
+        queue = topology.partition_queue(0) if single_active else topology.dead
+        assert await broker.queue_state(queue) == QueueState(depth=0, receivers=0)
+        subscriptions = [await b.subscribe(queue, Inbox(), prefetch=5) for b in (broker, other, other)]
+        expected = 1 if single_active else 3
+        assert [await b.queue_state(queue) for b in (broker, other)] == [QueueState(0, expected)] * 2
+        for subscription in subscriptions:
+            await subscription.close()
+        for _ in range(200):
+            if not (await broker.queue_state(queue)).receivers:
+                break
+            await asyncio.sleep(0.05)
+        await broker.publish("", queue, Message(b"x"))
+        await self.expect_depth(broker, queue, 1)
+        assert await broker.queue_state(queue) == QueueState(depth=1, receivers=0)
+        with pytest.raises(TopologyMissing, match="missing"):
+            await broker.queue_state(f"{topology.namespace}.missing")
 
     async def test_depth_counts_what_waits_and_not_what_is_delivered(
         self, connect: Connect, broker: Broker, topology: Topology

@@ -414,9 +414,10 @@ async def test_a_delivery_has_all_that_was_published(connection: FakeConnection)
     subscription = RabbitMQSubscription("q", got.append)
     channel = Channel(cast("Connection", connection), 1)
     subscription.attach(channel)
-    message = Message(b"0123456789", "m", "c", "r", "text/plain", {"a": 1})
+    message = Message(b"0123456789" * 20, "m", "c", "r", "text/plain", {"a": 1})
     deliver = spec.Basic.Deliver(consumer_tag="c", delivery_tag=1, redelivered=True, exchange="x", routing_key="k")
-    _, *content = frames_in(publish_frames(1, "", "q", message, mandatory=True, frame_max=8 + 4))
+    _, *content = frames_in(publish_frames(1, "", "q", message, mandatory=True, frame_max=8 + 64))
+    assert len(content) == 1 + 4
     for each in (deliver, *content):
         await channel.put((0, each))
     assert got[0].message == message

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from sdqueue.agents import ChatContext, ChatMessage, TurnResult
+from sdqueue.agents import ChatContext, ChatMessage, TurnResult, current_turn
 from sdqueue.brokers.broker import Message
 from sdqueue.brokers.sqlite import SQLiteBroker
 from sdqueue.brokers.topology import Topology
@@ -19,6 +21,12 @@ from sdqueue.consumer import Consumer, ConsumerOptions
 from sdqueue.sessions import FileLockBackend, SessionRecord, SessionWorker, SQLiteSessionStore
 
 AGENT = "tests.consumer.acting:Acting"
+
+
+class Busy(ConnectionError):
+    """As a model's client raises it."""
+
+    headers: ClassVar = {"retry-after": "0.3"}
 
 
 class Acting:
@@ -70,6 +78,59 @@ class Acting:
     async def _nonsense(self, _: str) -> None:
         return None
 
+    async def _segfault(self, _: str) -> None:
+        ctypes.string_at(0)
+
+    async def _tally_and_die(self, tally: str) -> None:
+        with Path(tally).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        os._exit(7)
+
+    async def _killed_once(self, marker: str) -> bool:
+        """As by the kernel, short of memory."""
+        if not Path(marker).exists():
+            Path(marker).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return True
+
+    async def _fork_and_die(self, marker: str) -> None:
+        """Die, and leave a process that holds all open files of this one."""
+        if pid := os.fork():
+            Path(marker).write_text(str(pid))
+        else:
+            time.sleep(60)
+        os._exit(7)
+
+    async def _bomb(self, fuse: str) -> bool:
+        """Leave a thread that ends the process as soon as it is told to."""
+
+        def wait() -> None:
+            while not Path(fuse).exists():
+                time.sleep(0.01)
+            os._exit(8)
+
+        threading.Thread(target=wait, daemon=True).start()
+        return True
+
+    async def _clog(self, _: str) -> bool:
+        """Leave something that soon takes the loop for itself."""
+        asyncio.get_running_loop().call_later(0.05, time.sleep, 60)
+        return True
+
+    async def _read(self, _: str) -> str:
+        return repr(sys.stdin.read())
+
+    async def _which(self, _: str) -> str:
+        turn = current_turn()
+        assert turn is not None
+        return f"{turn.session_id} {turn.turn_id} {turn.attempt} in {os.getpid()}"
+
+    async def _busy(self, marker: str) -> bool:
+        if not Path(marker).exists():
+            Path(marker).touch()
+            raise Busy
+        return True
+
     async def _object(self, _: str) -> TurnResult:
         return TurnResult("x", metadata={"o": object()})
 
@@ -78,6 +139,10 @@ class Acting:
 
     async def _block(self, _: str) -> None:
         time.sleep(60)
+
+    async def _sleep_a_little(self, _: str) -> bool:
+        await asyncio.sleep(0.1)
+        return True
 
     async def _slowly(self, _: str) -> bool:
         await asyncio.sleep(0.05)

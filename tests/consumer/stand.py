@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Self
 
@@ -14,14 +14,19 @@ from sdqueue.brokers import Delivery, MemoryBroker, Message, OnDelivery
 from sdqueue.brokers.memory import MemoryServer, MemorySubscription
 from sdqueue.brokers.topology import Topology
 from sdqueue.consumer import Consumer, ConsumerOptions, RetryPolicy
+from sdqueue.consumer.membership import MemoryMembership, MemoryPool
 from sdqueue.messages import DeadTurn, OutboundReply, partition_of, routing_key
 from sdqueue.observe import Observer
 from sdqueue.sessions import (
     AsyncioLockBackend,
+    Deferred,
     InMemorySessionStore,
     LockBackend,
+    Retention,
     SessionRecord,
     SessionWorker,
+    Standing,
+    TurnOutcome,
 )
 
 PATIENCE_S = 30.0
@@ -69,6 +74,24 @@ async def in_pieces(*pieces: str) -> AsyncIterator[StreamChunk]:
     yield StreamChunk(done=True)
 
 
+class Waiting:
+    """Says that it runs, and waits until it is let go on."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Semaphore(0)
+        self.go_on = asyncio.Event()
+        self.cancelled = 0
+
+    async def __call__(self, agent: Puppet) -> str:
+        self.began.release()
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        return agent.plain("waited")
+
+
 class Changes:
     """Wakes those who wait for something to have happened."""
 
@@ -78,6 +101,9 @@ class Changes:
     def wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
+
+    async def next(self) -> None:
+        await self._changed.wait()
 
     async def until(self, condition: Callable[[], Any], what: Callable[[], object] = str) -> None:
         try:
@@ -203,6 +229,39 @@ class FaultyStore:
         await self._faults.reach("rewind")
         await self._store.rewind(session_id, turn_id)
 
+    async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[bool]:
+        await self._faults.reach("defer")
+        accepted = await self._store.defer(session_id, turns, limit=limit)
+        await self._faults.reach("defer done")
+        return accepted
+
+    async def deferred(self, session_id: str, *, after: int = 0, count: int) -> list[Deferred]:
+        await self._faults.reach("take out")
+        return await self._store.deferred(session_id, after=after, count=count)
+
+    async def undefer(self, session_id: str, turn_ids: Sequence[str]) -> None:
+        await self._faults.reach("undefer")
+        await self._store.undefer(session_id, turn_ids)
+
+    async def standing(self, session_id: str, turn_id: str) -> Standing:
+        return await self._store.standing(session_id, turn_id)
+
+    async def refuse(self, session_id: str, outcome: TurnOutcome, *, retention: Retention) -> TurnOutcome | None:
+        await self._faults.reach("refuse")
+        refused = await self._store.refuse(session_id, outcome, retention=retention)
+        await self._faults.reach("refused")
+        return refused
+
+    async def backlogged(self) -> dict[str, str]:
+        return await self._store.backlogged()
+
+    async def enlist(self, session_id: str) -> None:
+        await self._store.enlist(session_id)
+
+    async def unlist(self, session_id: str, mark: str) -> None:
+        await self._faults.reach("unlist")
+        await self._store.unlist(session_id, mark)
+
 
 class FaultyBroker(MemoryBroker):
     """A broker with points before and after each publish, by what is published: ``reply``, ``dead``, ``turn``."""
@@ -241,6 +300,7 @@ class Member:
         *,
         lock_backend: LockBackend | None = None,
         max_sessions: int = 1000,
+        pool: MemoryPool | None = None,
     ) -> None:
         self.faults = Faults()
         self.watcher = Watcher()
@@ -251,7 +311,9 @@ class Member:
             lock_backend=stand.locks if lock_backend is None else lock_backend,
             max_sessions=max_sessions,
         )
-        self.consumer = Consumer(self.broker, self.worker, options, observer=self.watcher)
+        queues = stand.topology.turn_queues
+        self.membership = None if pool is None else MemoryMembership(pool, queues, name=options.name)
+        self.consumer = Consumer(self.broker, self.worker, options, observer=self.watcher, membership=self.membership)
         self._server = stand.server
 
     def cut_off(self) -> None:
@@ -296,9 +358,12 @@ class Stand:
         await self._stack.aclose()
 
     def member(self, acts: Mapping[str, Act] | Callable[[], Any] | None = None, **options: Any) -> Member:
-        """A consumer that does not run yet; ``acts`` are those of its puppets, or a factory of agents."""
+        """A consumer that does not run yet; ``acts`` are those of its puppets, or a factory of agents.
+
+        With a ``pool`` it shares the partitions with others of that pool.
+        """
         agent = acts if callable(acts) else lambda: Puppet(acts)
-        worker = {name: options.pop(name) for name in ("lock_backend", "max_sessions") if name in options}
+        worker = {name: options.pop(name) for name in ("lock_backend", "max_sessions", "pool") if name in options}
         known: dict[str, Any] = {"name": "tester", "retry": QUICK, "grace_s": 5.0}
         return Member(self, agent, ConsumerOptions(**known | options), **worker)
 

@@ -9,25 +9,7 @@ import pytest
 
 from sdqueue.errors import StoreUnavailable
 from sdqueue.sessions import AsyncioLockBackend
-from tests.consumer.stand import Puppet, Stand, failing
-
-
-class Waiting:
-    """Says that it runs, and waits until it is let go on."""
-
-    def __init__(self) -> None:
-        self.began = asyncio.Semaphore(0)
-        self.go_on = asyncio.Event()
-        self.cancelled = 0
-
-    async def __call__(self, agent: Puppet) -> str:
-        self.began.release()
-        try:
-            await self.go_on.wait()
-        except asyncio.CancelledError:
-            self.cancelled += 1
-            raise
-        return agent.plain("waited")
+from tests.consumer.stand import Puppet, Stand, Waiting, failing
 
 
 async def test_it_stops_the_running_turn_and_nothing_of_that_is_saved(stand: Stand) -> None:

@@ -68,6 +68,8 @@ async def test_a_turn_begun_once_before_runs_as_usual(stand: Stand) -> None:
     ("text", "reason", "says"),
     [
         ("signal 9", "poison", "signal SIGKILL"),
+        ("signal 40", "poison", "signal 40"),
+        ("segfault", "poison", "signal SIGSEGV"),
         ("raise ValueError", "agent-failed", "ValueError: on purpose"),
         ("exit", "agent-failed", "SystemExit"),
         ("told", "agent-failed", "told to end (signal SIGTERM)"),
@@ -83,7 +85,7 @@ async def test_how_a_suspect_ends(
 ) -> None:
     """Only the end of the process is poison; what the agent merely does wrong is called by its name."""
     if text == "block":
-        monkeypatch.setattr("sdqueue.consumer.isolation.START_S", 1.5)
+        monkeypatch.setattr("sdqueue.consumer.isolation.STUCK_S", 0.5)
     await _begin(stand, ("s", "t"))
     async with stand.running(Acting, agent=AGENT):
         await stand.send("s", text, id="t", deadline_s=0.3 if reason == "timeout" else None)

@@ -7,7 +7,7 @@ import pytest
 from sdqueue.errors import VersionConflict
 from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.stores import InMemorySessionStore, NullSessionStore
-from sdqueue.testing import NullStoreSuite, SessionStoreSuite
+from sdqueue.testing import NullStoreSuite, SessionStoreSuite, TurnBacklogSuite
 from sdqueue.testing.records import end
 
 
@@ -17,7 +17,7 @@ class TestNull(NullStoreSuite):
         return NullSessionStore()
 
 
-class TestInMemory(SessionStoreSuite):
+class TestInMemory(SessionStoreSuite, TurnBacklogSuite):
     @pytest.fixture
     def store(self) -> InMemorySessionStore:
         return InMemorySessionStore()

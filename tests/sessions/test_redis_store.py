@@ -18,7 +18,7 @@ from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.redis.connection import Command
 from sdqueue.sessions.redis.keys import KeySpace
 from sdqueue.sessions.stores.redis import RedisSessionStore
-from sdqueue.testing import SessionStoreSuite
+from sdqueue.testing import SessionStoreSuite, TurnBacklogSuite
 from sdqueue.testing.records import HOSTILE_IDS, end, make_record, say
 
 pytestmark = pytest.mark.redis
@@ -37,7 +37,7 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
         yield client
 
 
-class TestRedisSessionStore(SessionStoreSuite):
+class TestRedisSessionStore(SessionStoreSuite, TurnBacklogSuite):
     @pytest.fixture(autouse=True)
     async def _hooks(self, redis_url: str, redis: Redis, namespace: str) -> AsyncIterator[None]:
         self.redis, self.keys = redis, KeySpace(namespace)

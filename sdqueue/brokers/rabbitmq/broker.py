@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 from aiormq import spec
 from pamqp.base import Frame
 
-from sdqueue.brokers.broker import Message, OnDelivery
+from sdqueue.brokers.broker import Message, OnDelivery, QueueState
 from sdqueue.brokers.rabbitmq import declare
 from sdqueue.brokers.rabbitmq.channel import ChannelLost
 from sdqueue.brokers.rabbitmq.connection import Connection
@@ -132,10 +132,14 @@ class RabbitMQBroker:
 
     async def depth(self, queue: str, *, timeout: float = 10.0) -> int:
         """As in ``Broker``."""
-        count = await self._call(lambda connection: declare.queue_depth(connection, queue), timeout)
-        if count is None:
+        return (await self.queue_state(queue, timeout=timeout)).depth
+
+    async def queue_state(self, queue: str, *, timeout: float = 10.0) -> QueueState:
+        """As in ``Broker``."""
+        state = await self._call(lambda connection: declare.queue_state(connection, queue), timeout)
+        if state is None:
             raise _no_queue(queue)
-        return count
+        return state
 
     async def describe(self, *, timeout: float = 10.0) -> str:
         """As in ``Broker``."""

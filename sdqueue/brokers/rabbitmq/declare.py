@@ -10,6 +10,7 @@ from typing import Any, Final
 from aiormq import spec
 from pamqp.base import Frame
 
+from sdqueue.brokers.broker import QueueState
 from sdqueue.brokers.rabbitmq.channel import Channel, ChannelLost
 from sdqueue.brokers.rabbitmq.connection import Connection
 from sdqueue.brokers.topology import DELIVERY_LIMIT, MAX_PARTITIONS, Binding, Exchange, Queue, Topology
@@ -135,10 +136,10 @@ async def exchange_exists(connection: Connection, name: str) -> bool:
     return await _passive(connection, spec.Exchange.Declare(exchange=name, passive=True)) is not None
 
 
-async def queue_depth(connection: Connection, name: str) -> int | None:
-    """How many messages wait in a queue; ``None`` where there is no such queue."""
+async def queue_state(connection: Connection, name: str) -> QueueState | None:
+    """What the broker tells of a queue; ``None`` where there is no such queue."""
     found = await _passive(connection, spec.Queue.Declare(queue=name, passive=True))
-    return None if found is None else int(found.message_count)
+    return None if found is None else QueueState(int(found.message_count), int(found.consumer_count))
 
 
 async def _passive(connection: Connection, frame: Frame) -> Any | None:
@@ -166,7 +167,7 @@ async def check_partitions(connection: Connection, topology: Topology) -> None:
     wanted = topology.partitions
 
     async def exists(partition: int) -> bool:
-        return await queue_depth(connection, topology.partition_queue(partition)) is not None
+        return await queue_state(connection, topology.partition_queue(partition)) is not None
 
     complete = await exchange_exists(connection, topology.replies)
     too_many = wanted < MAX_PARTITIONS and await exists(wanted)

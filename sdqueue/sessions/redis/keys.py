@@ -10,9 +10,18 @@ from sdqueue.errors import ConfigurationError
 Keys = tuple[bytes, ...]
 """All keys of one session, in the order in which ``lua/keys.lua`` takes them."""
 
-_PARTS: Final = (b"lock", b"token", b"waiters", b"session", b"history", b"turns", b"ids", b"begun")
+_PARTS: Final = (
+    b"lock", b"token", b"waiters",
+    b"session", b"history", b"turns", b"ids", b"begun",
+    b"backlog", b"refused",
+    b"deferred", b"newest", b"refusals",
+)  # fmt: skip
 LOCK_KEYS: Final = 3
 """The first so many are the lock's."""
+RECORD_KEYS: Final = 8
+"""The first so many are the lock's and the record's."""
+LEASE_KEYS: Final = 10
+"""The first so many are what a lease looks at."""
 
 
 class KeySpace:
@@ -47,6 +56,17 @@ class KeySpace:
     def alive(self, owner: bytes) -> bytes:
         """Exists while the process of this lock owner lives."""
         return b"%b:alive:%b" % (self._prefix, owner)
+
+    @property
+    def backlogged(self) -> bytes:
+        """The index of sessions that have a backlog."""
+        return b"%b:backlogged" % self._prefix
+
+    @property
+    def pool(self) -> Keys:
+        """The members of a pool of consumers, their announcements, and the epoch of the partitions."""
+        stem = b"%b:{members}" % self._prefix
+        return stem, stem + b":announced", stem + b":epoch"
 
     @property
     def granted(self) -> bytes:

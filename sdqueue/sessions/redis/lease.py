@@ -8,9 +8,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from sdqueue.sessions.record import SessionRecord, Stored
-from sdqueue.sessions.redis.keys import Keys
-from sdqueue.sessions.redis.records import Saving, decode, turn_bytes
+from sdqueue.sessions.redis.keys import LEASE_KEYS, RECORD_KEYS, Keys
+from sdqueue.sessions.redis.records import Saving, decode, refusal, turn_bytes
 from sdqueue.sessions.redis.scripts import ABANDON, COMMIT, LEASE, Script, ScriptRunner
+from sdqueue.sessions.ring import TurnOutcome
 
 if TYPE_CHECKING:
     from sdqueue.sessions.lease import SessionLease
@@ -41,8 +42,8 @@ class RedisLeasing:
 class _Lease:
     """One use of a session; may be entered once."""
 
-    __slots__ = ("_args", "_holding", "_known", "_locks", "_saved", "_scripts", "_ttl_ms", "_turn", "begun", "record",
-                 "unchanged")  # fmt: skip
+    __slots__ = ("_args", "_holding", "_keys", "_known", "_locks", "_saved", "_scripts", "_ttl_ms", "_turn", "begun",
+                 "record", "refusal", "unchanged", "waiting")  # fmt: skip
 
     def __init__(
         self,
@@ -59,20 +60,23 @@ class _Lease:
         self._known = (known or Stored()).revision
         self._turn = b"" if turn_id is None else turn_bytes(turn_id)
         self._holding = locks.holding(session_id)
+        self._keys = self._holding.keys[:RECORD_KEYS]
         self._args = (self._holding.name, *locks.lock_args)
         self._saved = False
         self.record: SessionRecord | None = None
         self.unchanged = False
         self.begun = 0
+        self.waiting = 0
+        self.refusal: TurnOutcome | None = None
 
     async def __aenter__(self) -> SessionLease:
         answer = await self._locks.enter(self._holding, self._take, self._undo, self._scripts)
-        _, self.begun, reply = answer
-        if len(reply) == 1 and reply[0] != b"":
-            self.unchanged = True
-            return self
+        _, self.begun, self.waiting, refused, reply = answer
+        self.unchanged = len(reply) == 1 and reply[0] != b""
         try:
-            self.record = decode(self._holding.key, reply)
+            self.refusal = refusal(self._holding.key, refused)
+            if not self.unchanged:
+                self.record = decode(self._holding.key, reply)
         except BaseException as error:
             await self._locks.leave(self._holding, error, self._undo, self._scripts)
             raise
@@ -101,11 +105,12 @@ class _Lease:
         self._saved = True
 
     async def _commit(self, saving: Saving) -> bytes:
-        answer: bytes = await self._scripts.call(COMMIT, self._holding.keys, (*self._args, *saving.args))
+        answer: bytes = await self._scripts.call(COMMIT, self._keys, (*self._args, *saving.args))
         return answer
 
     def _take(self, dead: bytes) -> asyncio.Future[Any]:
-        return self._scripts.call(LEASE, self._holding.keys, (*self._args, dead, self._known, self._turn, self._ttl_ms))
+        args = (*self._args, dead, self._known, self._turn, self._ttl_ms)
+        return self._scripts.call(LEASE, self._holding.keys[:LEASE_KEYS], args)
 
     def _undo(self, taken: bool) -> tuple[Script, Keys, tuple[Any, ...]]:
-        return ABANDON, self._holding.keys, (*self._args, self._turn if taken else b"")
+        return ABANDON, self._keys, (*self._args, self._turn if taken else b"")

@@ -8,7 +8,7 @@ from typing import Any
 from sdqueue.errors import RecordCorrupt, VersionConflict
 from sdqueue.sessions import codec
 from sdqueue.sessions.record import SessionRecord, Stored
-from sdqueue.sessions.ring import TurnRing
+from sdqueue.sessions.ring import TurnOutcome, TurnRing
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +82,20 @@ def _ring_args(ring: TurnRing, *, whole: bool) -> list[Any]:
     return [int(whole), len(ring.outcomes), remembered, count, *rows, len(ended), *ended]
 
 
+def refusal(session_id: str, outcome: bytes) -> TurnOutcome | None:
+    """The outcome of a refused turn from the reply of ``standing``; ``None`` where it was not refused.
+
+    Raises:
+        RecordError: it cannot be read.
+    """
+    if not outcome:
+        return None
+    with codec.naming(session_id):
+        return codec.decode_outcome(outcome)
+
+
 def turn_bytes(turn_id: str) -> bytes:
-    """A turn id as Redis keeps it. Lone surrogates are legal in JSON, so they can get this far."""
+    """A turn id, or a session's, as Redis keeps it. Lone surrogates are legal in JSON, so they can get this far."""
     return turn_id.encode("utf-8", "surrogatepass")
 
 

@@ -1,5 +1,6 @@
 """Session stores: where sessions live between turns."""
 
+from sdqueue.sessions.stores.backlog import Deferred, Standing, TurnBacklog
 from sdqueue.sessions.stores.file import FileSessionStore
 from sdqueue.sessions.stores.memory import InMemorySessionStore
 from sdqueue.sessions.stores.null import NullSessionStore
@@ -8,6 +9,7 @@ from sdqueue.sessions.stores.sqlite import SQLiteSessionStore
 from sdqueue.sessions.stores.store import RevisionCheck, SessionStore, TurnCounter
 
 __all__ = [
+    "Deferred",
     "FileSessionStore",
     "InMemorySessionStore",
     "NullSessionStore",
@@ -15,5 +17,7 @@ __all__ = [
     "RevisionCheck",
     "SQLiteSessionStore",
     "SessionStore",
+    "Standing",
+    "TurnBacklog",
     "TurnCounter",
 ]

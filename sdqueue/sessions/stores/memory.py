@@ -12,6 +12,7 @@ from sdqueue.sessions import codec
 from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import TurnRing
 from sdqueue.sessions.stores.foreign import save_foreign
+from sdqueue.sessions.stores.memory_backlog import MemoryBacklog
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,14 @@ class _Kept:
     turns: TurnRing
 
 
-class InMemorySessionStore:
+class InMemorySessionStore(MemoryBacklog):
     """Keeps sessions in this process's memory. Nothing that it hands out or takes in stays connected with it.
 
     A record that other stores could not write as JSON is refused here too.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self._kept: dict[str, _Kept] = {}
         self._begun: dict[str, dict[str, int]] = {}
 
@@ -71,6 +73,7 @@ class InMemorySessionStore:
         """Forget the session; nothing happens where there is none."""
         self._kept.pop(session_id, None)
         self._begun.pop(session_id, None)
+        self._forget_backlog(session_id)
 
     async def is_current(self, session_id: str, known: Stored) -> bool:
         """Whether it still has this very state."""
@@ -93,6 +96,10 @@ class InMemorySessionStore:
 
     async def aclose(self) -> None:
         """Nothing to close; for the symmetry with other stores."""
+
+    def _has_ended(self, session_id: str, turn_id: str) -> bool:
+        kept = self._kept.get(session_id)
+        return kept is not None and kept.turns.get(turn_id) is not None
 
     def _clear_begun(self, session_id: str, turn_ids: list[str]) -> None:
         counts = self._begun.get(session_id)

@@ -8,21 +8,23 @@ from sdqueue.errors import ConfigurationError
 from sdqueue.sessions.locks.lock import LockBackend
 from sdqueue.sessions.locks.redis import RedisLockBackend
 from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.redis.backlog import RedisBacklog
 from sdqueue.sessions.redis.connection import connect
-from sdqueue.sessions.redis.keys import KeySpace
+from sdqueue.sessions.redis.keys import RECORD_KEYS, Keys, KeySpace
 from sdqueue.sessions.redis.lease import RedisLeasing
 from sdqueue.sessions.redis.records import Saving, decode, turn_bytes
 from sdqueue.sessions.redis.scripts import BEGIN, DELETE, LOAD, REWIND, SAVE, ScriptRunner
 from sdqueue.sessions.stores.foreign import save_foreign
 
 
-class RedisSessionStore:
+class RedisSessionStore(RedisBacklog):
     """Keeps sessions in Redis; every save is one script, so it happens wholly or not at all.
 
     Messages and outcomes of turns are list entries, so a save writes what is new and not the conversation again. All
     keys of a session are ``<namespace>:{<session id>}:…``, in one slot of a cluster, and end ``ttl_s`` after the
-    last save. The calls of many sessions travel together. With a :class:`~sdqueue.RedisLockBackend` on the same
-    Redis and namespace, lock and load are one round trip, and save and release another.
+    last save or the last that came into its backlog. The calls of many sessions travel together. With a
+    :class:`~sdqueue.RedisLockBackend` on the same Redis and namespace, lock and load are one round trip, and save and
+    release another.
 
     Nothing needs to be started; :meth:`aclose` ends the connections. It also works in superdialog's own worker.
 
@@ -54,14 +56,14 @@ class RedisSessionStore:
 
     async def load(self, session_id: str) -> SessionRecord | None:
         """See :meth:`SessionStore.load <sdqueue.sessions.stores.store.SessionStore.load>`."""
-        return decode(session_id, await self._scripts.call(LOAD, self._keys.session(session_id), (b"0",)))
+        return decode(session_id, await self._scripts.call(LOAD, self._record_keys(session_id), (b"0",)))
 
     async def save(self, session_id: str, record: SessionRecord) -> None:
         """See :meth:`SessionStore.save <sdqueue.sessions.stores.store.SessionStore.save>`."""
         if not isinstance(record, SessionRecord):
             await save_foreign(self, session_id, record)
             return
-        keys = self._keys.session(session_id)
+        keys = self._record_keys(session_id)
         saving = Saving.of(session_id, record, self._ttl_ms)
         if not saving.finish(record, await self._scripts.call(SAVE, keys, saving.args)):
             saving = Saving.of(session_id, record, self._ttl_ms, whole=True)
@@ -73,7 +75,10 @@ class RedisSessionStore:
         Raises:
             StoreUnavailable: Redis cannot be reached.
         """
+        mark = await self._mark(session_id)  # before: what is deferred after the delete lists the session anew
         await self._scripts.call(DELETE, self._keys.session(session_id), ())
+        if mark is not None:
+            await self.unlist(session_id, mark)
 
     async def begin(self, session_id: str, turn_id: str) -> int:
         """Count a beginning of this turn. Returns how many there were.
@@ -82,7 +87,7 @@ class RedisSessionStore:
             StoreUnavailable: Redis cannot be reached.
         """
         args = (turn_bytes(turn_id), self._ttl_ms)
-        count: int = await self._scripts.call(BEGIN, self._keys.session(session_id), args)
+        count: int = await self._scripts.call(BEGIN, self._record_keys(session_id), args)
         return count
 
     async def rewind(self, session_id: str, turn_id: str) -> None:
@@ -91,7 +96,7 @@ class RedisSessionStore:
         Raises:
             StoreUnavailable: Redis cannot be reached.
         """
-        await self._scripts.call(REWIND, self._keys.session(session_id), (turn_bytes(turn_id),))
+        await self._scripts.call(REWIND, self._record_keys(session_id), (turn_bytes(turn_id),))
 
     def leasing(self, lock_backend: LockBackend) -> RedisLeasing | None:
         """Lock and load in one round trip, where the lock backend has the same Redis and namespace."""
@@ -105,3 +110,6 @@ class RedisSessionStore:
         """End the connections, after what is under way. Idempotent."""
         await self._scripts.aclose()
         await self._link.aclose()
+
+    def _record_keys(self, session_id: str) -> Keys:
+        return self._keys.session(session_id)[:RECORD_KEYS]

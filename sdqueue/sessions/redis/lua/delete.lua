@@ -1,2 +1,3 @@
 -- The lock stays: whoever holds it still works, and it ends by itself.
-return redis.call('DEL', session, history, turns, ids, begun, token)
+return redis.call('DEL', session, history, turns, ids, begun, token,
+  backlog, refused, deferred, newest, refusals)

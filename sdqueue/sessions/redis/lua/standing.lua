@@ -1,0 +1,2 @@
+local waiting, refusal = standing(argument())
+return {waiting, refusal}

@@ -1,0 +1,243 @@
+"""A session that sends more than its mailbox holds: the rest waits in the store, in order, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from sdqueue.errors import StoreUnavailable
+from tests.consumer.stand import Member, Puppet, Stand, Waiting, failing
+
+SMALL = {"mailbox_size": 4, "prefetch": 10}
+
+
+async def said(stand: Stand, session: str) -> list[str]:
+    record = await stand.record(session)
+    return [message.content for message in record.chat_ctx.items if message.role == "user"]
+
+
+def numbers(count: int, start: int = 0) -> list[str]:
+    return [str(n) for n in range(start, start + count)]
+
+
+async def flood(stand: Stand, session: str, count: int, start: int = 0) -> None:
+    for n in numbers(count, start):
+        await stand.send(session, n, id=f"{session}-{n}")
+
+
+async def backlog_of(stand: Stand, session: str) -> list[str]:
+    return [turn.turn_id for turn in await stand.store.deferred(session, count=10_000)]
+
+
+async def expect_empty(stand: Stand, session: str) -> None:
+    """Wait until the backlog is empty, and the session is on no list."""
+    async with asyncio.timeout(10):
+        while await backlog_of(stand, session) or await stand.store.backlogged():
+            await asyncio.sleep(0.01)
+
+
+def once_each(stand: Stand, session: str) -> bool:
+    """Whether no turn was answered in two ways."""
+    bodies = {(r.turn_id, r.model_dump_json()) for r in stand.replies if r.session_id == session}
+    return len(bodies) == len({turn for turn, _ in bodies})
+
+
+async def test_a_flood_is_answered_in_order_and_leaves_nothing_behind(stand: Stand) -> None:
+    async with stand.running(**SMALL) as member:
+        await flood(stand, "s", 100)
+        await stand.expect_reply("s-99")
+        await expect_empty(stand, "s")
+        deferred = [turn for turn, state in member.watcher.settled if state == "deferred"]
+    assert await said(stand, "s") == numbers(100)
+    assert len(deferred) > 50, "nothing was deferred, so this shows nothing"
+    assert await stand.depth() == 0
+    assert once_each(stand, "s")
+
+
+async def test_neighbours_in_the_same_partition_do_not_wait(stand: Stand) -> None:
+    """Given a session whose turn does not end, with many more behind it than the partition's window holds."""
+    act = Waiting()
+    neighbour = next(f"n{i}" for i in range(1000) if stand.partition(f"n{i}") == stand.partition("s"))
+    async with stand.running({"wait": act}, **SMALL):
+        await stand.send("s", "wait", id="s-first")
+        await act.began.acquire()
+        await flood(stand, "s", 60)
+        await stand.send(neighbour, "hello", id="n")
+        assert (await stand.expect_reply("n")).text == "1. hello"
+        assert len(await backlog_of(stand, "s")) >= 50
+        act.go_on.set()
+        await stand.expect_reply("s-59")
+    assert await said(stand, "s") == ["wait", *numbers(60)]
+
+
+async def test_past_the_second_bound_turns_are_refused_with_a_reply_and_a_letter(stand: Stand) -> None:
+    act = Waiting()
+    async with stand.running({"wait": act}, **SMALL, backlog_size=20) as member:
+        await stand.send("s", "wait", id="s-first")
+        await act.began.acquire()
+        await flood(stand, "s", 40)
+        await member.watcher.expect("turn_received", 41)
+        refused = [await stand.expect_reply(f"s-{n}", kind="error") for n in numbers(21, 19)]
+        letters = await stand.expect_dead(21)
+        act.go_on.set()
+        await stand.expect_reply("s-18")
+        await expect_empty(stand, "s")
+        await stand.send("s", "again", id="s-30")  # the repeat of a refused one
+        await member.watcher.changes.until(lambda: ("s-30", "duplicate") in member.watcher.settled)
+    assert {reply.metadata["reason"] for reply in refused} == {letter.reason for letter in letters} == {"backlog-full"}
+    assert await said(stand, "s") == ["wait", *numbers(19)]
+    assert once_each(stand, "s")
+
+
+@pytest.mark.parametrize("point", ["defer", "defer done", "take out", "undefer", "save", "saved", "reply confirmed"])
+@pytest.mark.parametrize("nth", [1, 3])
+async def test_a_consumer_that_dies_leaves_the_order_to_the_next(stand: Stand, point: str, nth: int) -> None:
+    member = stand.member(grace_s=0.0, **SMALL)
+    async with stand.started(member):
+        for _ in range(nth - 1):
+            member.faults.arm(point, _nothing)
+        fault = member.faults.freeze(point)
+        await flood(stand, "s", 30)
+        await fault.expect_reached()
+        member.cut_off()
+        member.stop_at_once()
+    await flood(stand, "s", 10, 30)
+    async with stand.running(**SMALL):
+        await stand.expect_reply("s-39")
+        await expect_empty(stand, "s")
+    assert await said(stand, "s") == numbers(40)
+    assert once_each(stand, "s")
+
+
+async def test_what_only_the_store_has_is_taken_up_by_the_next_consumer(stand: Stand) -> None:
+    """Given a consumer that dies with everything acknowledged: no delivery comes that would tell of the backlog."""
+    act = Waiting()
+    member = stand.member({"wait": act}, grace_s=0.0, **SMALL)
+    async with stand.started(member):
+        await stand.send("s", "wait", id="s-first")
+        await act.began.acquire()
+        await flood(stand, "s", 30)
+        await member.watcher.expect("turn_received", 31)
+        await member.watcher.changes.until(lambda: len(member.watcher.settled) == 30)
+        # The running turn is in the backlog too; its delivery is settled here as if its ack had come through.
+        running = next(work for work, runs in member.consumer._mailboxes.works() if runs)
+        running.delivery.subscription.ack(running.delivery)
+        member.cut_off()
+        member.stop_at_once()
+    assert await stand.depth() == 0
+    act.go_on.set()
+    async with stand.running({"wait": act}, **SMALL):
+        await stand.expect_reply("s-29")
+        await expect_empty(stand, "s")
+    assert await said(stand, "s") == ["wait", *numbers(30)]
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 7])
+async def test_one_that_comes_back_from_the_dead_puts_away_what_was_answered(stand: Stand, ahead: int) -> None:
+    """Given a consumer that stood still before it put turns away, and another that has answered some of them since."""
+    sleeper = stand.member(**SMALL)
+    async with stand.started(sleeper):
+        fault = sleeper.faults.freeze("defer")
+        await flood(stand, "s", 20)
+        await fault.expect_reached()
+        defer = stand.store.defer
+        late = asyncio.create_task(_late_defer(sleeper, defer))
+        sleeper.cut_off()
+        async with stand.running(**SMALL):
+            if ahead:
+                await stand.expect_reply(f"s-{ahead}")
+            fault.go_on.set()
+            await late
+            await stand.expect_reply("s-19")
+            await flood(stand, "s", 5, 20)
+            await stand.expect_reply("s-24")
+            await expect_empty(stand, "s")
+    assert await said(stand, "s") == numbers(25)
+    assert once_each(stand, "s")
+
+
+async def _late_defer(sleeper: Member, defer: Callable[..., object]) -> None:
+    """What a call does that was on its way when its process was given up."""
+    keeper = next(box.keeper for box in sleeper.consumer._mailboxes._boxes.values() if box.keeper is not None)
+    task = keeper._task  # type: ignore[attr-defined]
+    await asyncio.wait({task})
+
+
+async def test_what_runs_when_a_backlog_begins_here_may_still_belong_behind_another(stand: Stand) -> None:
+    """Given turns that a consumer before has put away, and a mailbox that overflows before its first turn knows."""
+    async with stand.running(**SMALL) as first:
+        frozen = first.faults.freeze("take out")
+        await flood(stand, "s", 12)
+        await frozen.expect_reached()
+        await first.watcher.changes.until(lambda: ("s-4", "completed") not in first.watcher.settled)
+        there = await backlog_of(stand, "s")
+        first.cut_off()
+        first.stop_at_once()
+    assert there
+    second = stand.member(**SMALL)
+    loading = second.faults.freeze("load")
+    async with stand.started(second):
+        await loading.expect_reached()
+        await flood(stand, "s", 8, 12)
+        await second.watcher.changes.until(lambda: len(second.watcher.of("turn_received")) >= 8)
+        loading.go_on.set()
+        await stand.expect_reply("s-19")
+        await expect_empty(stand, "s")
+    assert await said(stand, "s") == numbers(20)
+
+
+async def test_a_store_that_is_away_is_waited_for(stand: Stand) -> None:
+    async with stand.running(**SMALL) as member:
+        for point in ("defer", "take out", "undefer"):
+            member.faults.arm(point, failing(StoreUnavailable("away")))
+        await flood(stand, "s", 40)
+        await stand.expect_reply("s-39")
+        assert member.watcher.of("backend_away")
+    assert await said(stand, "s") == numbers(40)
+
+
+async def test_turns_without_an_id_keep_their_order(stand: Stand) -> None:
+    async with stand.running(**SMALL) as member:
+        for n in numbers(40):
+            await stand.send("s", n, id=None)
+        await member.watcher.changes.until(lambda: len(stand.replies) >= 40)
+    assert await said(stand, "s") == numbers(40)
+
+
+async def test_a_turn_keeps_all_that_it_came_with(stand: Stand) -> None:
+    """Given one that waited in the backlog: reply_to, headers and address are as they were."""
+    act = Waiting()
+    copies: list[str] = []
+    async with stand.running({"wait": act}, mailbox_size=1, prefetch=10) as member:
+        private = await stand.broker.subscribe_replies(lambda d: copies.append(d.message.correlation_id or ""))
+        await stand.send("s", "wait", id="1")
+        await act.began.acquire()
+        for n in "234":
+            body = f'{{"session_id":"s","text":"{n}","address":{{"thread":[1,null,"é"]}}}}'.encode()
+            await stand.send_raw(body, "s", message_id=n, reply_to=private.queue, headers={"traceparent": f"00-{n}"})
+        await member.watcher.changes.until(lambda: ("4", "deferred") in member.watcher.settled)
+        act.go_on.set()
+        reply = await stand.expect_reply("4")
+        await stand.changes.until(lambda: copies)
+        await member.watcher.changes.until(lambda: ("4", "completed") in member.watcher.settled)
+    assert reply.address == {"thread": [1, None, "é"]}
+    assert copies == ["2", "3", "4"]
+
+
+async def test_what_fails_in_the_backlog_dies_alone(stand: Stand) -> None:
+    async def fail(agent: Puppet) -> str:
+        raise ValueError("no")
+
+    async with stand.running({"bad": fail}, **SMALL) as member:
+        await flood(stand, "s", 20)
+        await stand.send("s", "bad", id="bad")
+        await flood(stand, "s", 20, 20)
+        await stand.expect_reply("s-39")
+        assert ("bad", "dead") in member.watcher.settled
+    assert await said(stand, "s") == numbers(40)
+
+
+async def _nothing() -> None:
+    return None

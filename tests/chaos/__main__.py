@@ -64,8 +64,9 @@ async def main() -> int:
         print(f"NOT RUN: {why}", file=sys.stderr)
         return 2
     finally:
+        shutil.rmtree(folder / "servers", ignore_errors=True)
         with suppress(OSError):
-            folder.rmdir()  # nothing was kept
+            folder.rmdir()  # fails where something was kept
         if results:
             print(f"\n{as_text(results)}")
         if given.markdown:

@@ -10,6 +10,7 @@ from typing import Final
 from sdqueue.brokers.broker import Delivery, Message
 from sdqueue.brokers.rabbitmq import RabbitMQBroker
 from sdqueue.brokers.topology import Topology
+from sdqueue.errors import PublishRejected
 from sdqueue.testing.brokers import numbered
 
 PATIENCE_S: Final = 60.0
@@ -59,24 +60,36 @@ async def traffic(broker: RabbitMQBroker, topology: Topology) -> AsyncIterator[l
 
     async def publish(partition: int) -> None:
         while not stop.is_set() or confirmed[partition] < 100:
-            body = b"%d" % confirmed[partition]
-            await broker.publish(topology.turns, f"{partition:04d}", Message(body), timeout=PATIENCE_S)
+            async with asyncio.timeout(PATIENCE_S):
+                await _publish(broker, topology, partition, b"%d" % confirmed[partition])
             confirmed[partition] += 1
             if min(confirmed) >= 20:
                 flowing.set()
 
     running = [asyncio.create_task(consumer.run()) for consumer in consumers]
-    publishers = [asyncio.create_task(publish(p)) for p in range(topology.partitions)]
     try:
-        async with asyncio.timeout(PATIENCE_S):
-            await flowing.wait()
-        yield consumers
-        stop.set()
-        await asyncio.gather(*publishers)
+        async with asyncio.TaskGroup() as publishers:
+            for partition in range(topology.partitions):
+                publishers.create_task(publish(partition))
+            async with asyncio.timeout(PATIENCE_S):
+                await flowing.wait()
+            yield consumers
+            stop.set()
         for partition, consumer in enumerate(consumers):
             await consumer.expect(b"%d" % (confirmed[partition] - 1))
             assert list(dict.fromkeys(consumer.bodies)) == numbered(range(confirmed[partition]))
     finally:
-        for task in (*running, *publishers):
+        for task in running:
             task.cancel()
-        await asyncio.gather(*running, *publishers, return_exceptions=True)
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+async def _publish(broker: RabbitMQBroker, topology: Topology, partition: int, body: bytes) -> None:
+    """Publish, and do what the error of a refusal says: try again. A cluster refuses while it looks for a leader."""
+    while True:
+        try:
+            await broker.publish(topology.turns, f"{partition:04d}", Message(body), timeout=PATIENCE_S)
+        except PublishRejected:
+            await asyncio.sleep(0.05)
+        else:
+            return

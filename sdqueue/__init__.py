@@ -16,10 +16,19 @@ from sdqueue.agents import (
     current_turn,
     load_agent_factory,
 )
-from sdqueue.backends import open_broker, open_locks, open_store
+from sdqueue.backends import open_broker, open_locks, open_membership, open_store
 from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
 from sdqueue.client import Client
-from sdqueue.consumer import Consumer, ConsumerOptions, RetryPolicy
+from sdqueue.consumer import (
+    Alone,
+    Consumer,
+    ConsumerOptions,
+    Membership,
+    MemoryMembership,
+    MemoryPool,
+    RedisMembership,
+    RetryPolicy,
+)
 from sdqueue.errors import (
     AgentError,
     AgentResultError,
@@ -121,6 +130,11 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "ConsumerOptions",
     "RetryPolicy",
     "Observer",
+    "Membership",
+    "Alone",
+    "RedisMembership",
+    "MemoryMembership",
+    "MemoryPool",
     # brokers
     "Broker",
     "MemoryBroker",
@@ -132,6 +146,7 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "open_broker",
     "open_store",
     "open_locks",
+    "open_membership",
     # errors
     "SdqueueError",
     "ConfigurationError",

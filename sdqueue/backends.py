@@ -1,4 +1,4 @@
-"""Backends by URL: which broker, store and lock the settings name.
+"""Backends by URL: which broker, store, lock and membership the settings name.
 
 =====================  =====================================================================================
 ``sqlite:///x/y.db``   a path relative to the current directory, as SQLAlchemy reads it
@@ -21,6 +21,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
+from sdqueue.consumer.membership import Alone, Membership, RedisMembership
 from sdqueue.errors import ConfigurationError
 from sdqueue.sessions import (
     AsyncioLockBackend,
@@ -107,6 +108,28 @@ def open_locks(settings: Settings) -> LockBackend:
         case scheme if scheme.startswith("redis"):
             return RedisLockBackend(url=url, namespace=settings.namespace, ttl_s=settings.lock_ttl_s)
     raise _unknown("SDQUEUE_LOCK_URL", url)
+
+
+def open_membership(settings: Settings, *, name: str = "consumer") -> Membership:
+    """How the consumers of a pool find each other: in the Redis of the lock, or else of the store.
+
+    Without Redis each is alone, and several share the queues as the broker gives them out.
+
+    Parameters:
+        settings: where Redis is.
+        name: of the consumer.
+
+    Raises:
+        ConfigurationError: the URL cannot be read.
+    """
+    url = redis_url(settings)
+    return Alone(name) if url is None else RedisMembership(topology_of(settings), url, name=name)
+
+
+def redis_url(settings: Settings) -> str | None:
+    """The Redis that all consumers share, where there is one."""
+    urls = (settings.lock_url, settings.store_url)
+    return next((url for url in urls if _scheme(url).startswith("redis")), None)
 
 
 def default_lock_url(store_url: str) -> str:

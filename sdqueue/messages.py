@@ -220,6 +220,10 @@ class OutboundReply(WireModel):
         return cls.model_validate(from_json(body))
 
 
+def _with_zone(value: datetime | None) -> datetime | None:
+    return value.replace(tzinfo=UTC) if value is not None and value.tzinfo is None else value
+
+
 class DeadTurn(WireModel):
     """What is known of a turn that could not be answered.
 
@@ -238,7 +242,7 @@ class DeadTurn(WireModel):
     routing_key: str = Field(default="", description="What it was published under.")
     consumer: str = Field(default="", description="Who gave it up.")
     replay: int = Field(default=0, ge=0, description="How often it had been replayed from the dead letters.")
-    died_at: Annotated[datetime | None, Field(strict=False)] = Field(
+    died_at: Annotated[datetime | None, Field(strict=False), AfterValidator(_with_zone)] = Field(
         default_factory=lambda: datetime.now(UTC), description="When; absent where the letter does not say."
     )
 

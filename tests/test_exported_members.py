@@ -69,7 +69,7 @@ LAYERS = {
     "sdqueue.sessions": ["agents", "errors", "urls"],
     "sdqueue.brokers": ["errors", "messages", "urls"],
     "sdqueue.observe": ["errors", "messages"],
-    "sdqueue.consumer": ["agents", "brokers", "errors", "messages", "observe", "sessions", "urls"],
+    "sdqueue.consumer": ["agents", "brokers", "channels", "errors", "messages", "observe", "sessions", "urls"],
 }
 """What each layer may import of the others: imports run one way (design, section 2)."""
 

@@ -213,6 +213,7 @@ def test_a_dead_turn_survives_its_headers() -> None:
     assert DeadTurn.from_headers(headers | {"traceparent": "x", "sdqueue-hops": 3}) == letter
 
 
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DEATH = {
     "reason": "delivery_limit",
     "queue": "q",
@@ -225,8 +226,9 @@ DEATH = {
 @pytest.mark.parametrize(
     ("headers", "known"),
     [
-        ({"x-death": [DEATH, {"reason": "older"}]}, ("delivery_limit", "q", "0051", datetime(2026, 3, 1, 12, tzinfo=UTC))),
+        ({"x-death": [DEATH, {"reason": "older"}]}, ("delivery_limit", "q", "0051", NOON)),
         ({"x-death": [DEATH | {"time": "noon", "queue": 5, "routing-keys": 5}]}, ("delivery_limit", "", "", None)),
+        ({"x-death": [DEATH | {"time": "2026-03-01T12:00:00"}]}, ("delivery_limit", "q", "0051", NOON)),
         ({"x-death": [DEATH | {"reason": 5}]}, ("unknown", "", "", None)),
         ({"x-death": ["x"]}, ("unknown", "", "", None)),
         ({"x-death": 5}, ("unknown", "", "", None)),

@@ -52,6 +52,20 @@ class Delivery:
     subscription: Subscription
 
 
+@dataclass(frozen=True, slots=True)
+class QueueState:
+    """A queue at one moment.
+
+    Parameters:
+        depth: messages that wait, not counting those that are delivered and unacknowledged.
+        receivers: subscriptions that receive from it, of all processes: whether somebody may hold messages. Where only
+            one is active at a time, those that stand in line behind it are not counted.
+    """
+
+    depth: int
+    receivers: int
+
+
 OnDelivery = Callable[[Delivery], None]
 """Takes a delivery; called in the event loop, in order. It must only enqueue, and must not raise."""
 
@@ -198,10 +212,8 @@ class Broker(Protocol):
         """
         ...
 
-    async def receivers(self, queue: str, *, timeout: float = 10.0) -> int:
-        """How many subscriptions receive from a queue, of all processes: whether somebody may hold messages of it.
-
-        Where only one is active at a time, those that wait in line behind it are not counted.
+    async def queue_state(self, queue: str, *, timeout: float = 10.0) -> QueueState:
+        """How many messages wait in a queue and how many subscriptions receive from it, both at one moment.
 
         Raises:
             TopologyMissing: there is no such queue.

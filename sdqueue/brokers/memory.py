@@ -14,7 +14,7 @@ from operator import attrgetter
 from typing import Self
 from uuid import uuid4
 
-from sdqueue.brokers.broker import Delivery, Message, OnDelivery
+from sdqueue.brokers.broker import Delivery, Message, OnDelivery, QueueState
 from sdqueue.brokers.layout import Layout
 from sdqueue.brokers.topology import Binding, Exchange, Queue, Topology
 from sdqueue.errors import BrokerUnavailable, TopologyMissing, Unroutable
@@ -261,10 +261,11 @@ class MemoryBroker:
         self._layout()
         return len(self.server._queue(queue).waiting)
 
-    async def receivers(self, queue: str, *, timeout: float = 10.0) -> int:
+    async def queue_state(self, queue: str, *, timeout: float = 10.0) -> QueueState:
         """See :class:`~sdqueue.brokers.Broker`."""
         self._layout()
-        return len(self.server._queue(queue).receivers())
+        found = self.server._queue(queue)
+        return QueueState(len(found.waiting), len(found.receivers()))
 
     async def describe(self, *, timeout: float = 10.0) -> str:
         """See :class:`~sdqueue.brokers.Broker`."""

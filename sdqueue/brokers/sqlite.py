@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
-from sdqueue.brokers.broker import Delivery, Message, OnDelivery
+from sdqueue.brokers.broker import Delivery, Message, OnDelivery, QueueState
 from sdqueue.brokers.sqlite_ledger import Ledger, Row
 from sdqueue.brokers.sqlite_worker import Job, Worker
 from sdqueue.brokers.topology import Binding, Queue, Topology
@@ -204,9 +204,11 @@ class SQLiteBroker:
         """See :class:`~sdqueue.brokers.Broker`."""
         return await self._run(lambda ledger: ledger.depth(queue), timeout, watch=True)
 
-    async def receivers(self, queue: str, *, timeout: float = 10.0) -> int:
+    async def queue_state(self, queue: str, *, timeout: float = 10.0) -> QueueState:
         """See :class:`~sdqueue.brokers.Broker`."""
-        return await self._run(lambda ledger: ledger.receivers(queue), timeout, watch=True)
+        return await self._run(
+            lambda ledger: QueueState(ledger.depth(queue), ledger.receivers(queue)), timeout, watch=True
+        )
 
     async def describe(self, *, timeout: float = 10.0) -> str:
         """See :class:`~sdqueue.brokers.Broker`."""

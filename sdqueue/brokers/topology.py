@@ -111,8 +111,18 @@ class Topology:
         return (
             Queue(self.dead, single_active=False),
             Queue(self.unrouted, dead_letter=self.dead),
-            *(Queue(self.partition_queue(p), dead_letter=self.dead) for p in range(self.partitions)),
+            *(Queue(name, dead_letter=self.dead) for name in self.partition_queues),
         )
+
+    @cached_property
+    def partition_queues(self) -> tuple[str, ...]:
+        """The queues of the partitions, in their order."""
+        return tuple(self.partition_queue(p) for p in range(self.partitions))
+
+    @cached_property
+    def turn_queues(self) -> tuple[str, ...]:
+        """Those that consumers read: the unrouted turns first, then the partitions."""
+        return tuple(queue.name for queue in self.queues if queue.single_active)
 
     @cached_property
     def bindings(self) -> tuple[Binding, ...]:

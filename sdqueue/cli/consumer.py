@@ -15,7 +15,7 @@ import typer
 from prometheus_client import CollectorRegistry
 
 from sdqueue.agents import load_agent_factory
-from sdqueue.backends import open_broker, opened_sessions
+from sdqueue.backends import open_broker, open_membership, opened_sessions, redis_url
 from sdqueue.brokers import Broker
 from sdqueue.cli.options import EVERYTHING, Given, require_shared_broker, takes_settings
 from sdqueue.consumer import Consumer, ConsumerOptions
@@ -94,7 +94,13 @@ async def _serve(settings: Settings, name: str | None, apply: bool, supervised: 
         worker = SessionWorker(
             agent_factory=agent_factory, store=store, lock_backend=locks, max_sessions=settings.max_sessions
         )
-        running = Consumer(broker, worker, options, observer=_observer(settings, options.name))
+        running = Consumer(
+            broker,
+            worker,
+            options,
+            observer=_observer(settings, options.name),
+            membership=open_membership(settings, name=options.name),
+        )
         stopping = asyncio.Event()
 
         def stop() -> None:
@@ -107,7 +113,8 @@ async def _serve(settings: Settings, name: str | None, apply: bool, supervised: 
         if supervised:
             await _when_standard_input_ends(stop)
         if await _prepared(broker, stopping, apply):
-            await _run(running, broker, f"agent {settings.agent or '(built-in)'}, store {mask(settings.store_url)}")
+            pooled = redis_url(settings) is not None
+            await _run(running, pooled, f"agent {settings.agent or '(built-in)'}, store {mask(settings.store_url)}")
     print(f"consumer {options.name} stopped", flush=True)
 
 
@@ -121,11 +128,14 @@ async def _when_standard_input_ends(stop: Callable[[], None]) -> None:
     await asyncio.get_running_loop().connect_read_pipe(Watch, sys.stdin)
 
 
-async def _run(running: Consumer, broker: Broker, what: str) -> None:
+async def _run(running: Consumer, pooled: bool, what: str) -> None:
     async def tell() -> None:
         await running.ready()
-        told = f"consumer {running.options.name} ready: {broker.topology.partitions} partitions, {what}"
-        print(told, flush=True)
+        share = running.share
+        have = f"{share.partitions} partitions"
+        if pooled:
+            have = f"owner of {share.owned} of {share.partitions} partitions, standby for {share.standby}"
+        print(f"consumer {running.options.name} ready: {have}, {what}", flush=True)
 
     telling = asyncio.create_task(tell())
     try:

@@ -12,10 +12,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from sdqueue.backends import open_broker
+from sdqueue.backends import open_broker, redis_url, topology_of
 from sdqueue.brokers import Broker
-from sdqueue.cli.options import BROKER, Given, JsonOption, require_shared_broker, takes_settings
+from sdqueue.cli.options import BROKER, STORE, Given, JsonOption, require_shared_broker, takes_settings
 from sdqueue.cli.schemas import WIRE_SCHEMAS, schema_text
+from sdqueue.consumer.assignment import Roles, assign
+from sdqueue.consumer.membership import RedisMembership
 from sdqueue.errors import ConfigurationError, TopologyMissing
 from sdqueue.settings import Settings
 from sdqueue.urls import mask
@@ -101,6 +103,51 @@ def _print_table(broker: Broker, product: str, depths: dict[str, int | None]) ->
 
 def _always(broker: Broker) -> tuple[str, str]:
     return broker.topology.unrouted, broker.topology.dead
+
+
+@app.command("owners")
+@takes_settings(*BROKER, *STORE)
+async def owners(given: Given, as_json: JsonOption = False) -> None:
+    """Show which consumer owns each queue, which one stands by for it, and which are subscribed to it.
+
+    While consumers come and go, the last column still shows the old ones; two seconds later it should show the owner
+    and the standby, and nobody else.
+    """
+    settings = Settings.load(**given)
+    url = redis_url(settings)
+    if url is None:
+        raise ConfigurationError(
+            f"SDQUEUE_STORE_URL is {mask(settings.store_url)}: only consumers on Redis know each other and have an "
+            "assignment; without it, they share the queues as the broker gives them out"
+        )
+    topology = topology_of(settings)
+    async with RedisMembership(topology, url) as membership:
+        members = await membership.look()
+    staying = [member for member, seen in members.items() if not seen.says.leaving]
+    roles = assign(topology.partition_queues, staying, shared=[topology.unrouted]) if staying else {}
+    subscribed = {
+        queue: sorted(member for member, seen in members.items() if queue in seen.says.subscribed)
+        for queue in topology.turn_queues
+    }
+    if as_json:
+        queues = [
+            {"queue": queue, "owner": r.owner, "standby": r.standby, "subscribed": subscribed[queue]}
+            for queue, r in ((queue, roles[queue]) for queue in topology.turn_queues if roles)
+        ]
+        print(json.dumps({"members": sorted(members), "queues": queues}, indent=2))
+    else:
+        _print_owners(sorted(members), roles, subscribed)
+
+
+def _print_owners(members: list[str], roles: dict[str, Roles], subscribed: dict[str, list[str]]) -> None:
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column in ("queue", "owner", "standby", "subscribed"):
+        table.add_column(column, no_wrap=column == "queue", overflow="fold")
+    for queue, names in subscribed.items() if roles else ():
+        table.add_row(queue, roles[queue].owner, roles[queue].standby or "", ", ".join(names))
+    if roles:
+        Console().print(table, markup=False)
+    print(f"{len(members)} consumers{': ' if members else ''}{', '.join(members)}")
 
 
 @app.command("schema")

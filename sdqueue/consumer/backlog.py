@@ -12,44 +12,42 @@ import base64
 import json
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
 from sdqueue.brokers import Delivery, Message
 from sdqueue.consumer.mailbox import Mailbox
+from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.work import NO_TAG, Work
 from sdqueue.errors import InvalidTurn, StoreUnavailable
 from sdqueue.observe import Observer
 from sdqueue.sessions import Deferred, TurnBacklog
 
 
-@dataclass(frozen=True)
-class BacklogDesk:
-    """What all keepers of a consumer share.
-
-    Parameters:
-        store: has the backlogs.
-        observer: told of a store that is away.
-        max_text_bytes: longest text of a turn.
-        batch: turns brought back at a time.
-        limit: turns in a backlog; further ones are refused.
-        on_deferred: called for each turn that is in the backlog for good, to settle its delivery.
-        on_refused: called for each turn that the backlog had no room for, to settle it; answers whether it did. It
-            does not for a turn that had its end before, which is then run like any other, and answered as then.
-        on_error: called with a defect that has ended a keeper.
-    """
+class BacklogDesk(Protocol):
+    """What all keepers of a consumer share."""
 
     store: TurnBacklog
     observer: Observer
-    max_text_bytes: int
-    batch: int
-    limit: int
-    on_deferred: Callable[[Work], Awaitable[None]]
-    on_refused: Callable[[Work], Awaitable[bool]]
-    on_error: Callable[[Mailbox, Exception], None]
+    options: ConsumerOptions
+
+    async def deferred(self, work: Work) -> None:
+        """Settle the delivery of a turn that is in the backlog for good."""
+        ...
+
+    async def refused(self, work: Work) -> bool:
+        """Settle a turn that the backlog had no room for; answers whether that was done.
+
+        It is not for a turn that had its end before, which is then run like any other, and answered as then.
+        """
+        ...
+
+    def failed(self, box: Mailbox, error: Exception) -> None:
+        """A defect has ended the keeper of this mailbox."""
+        ...
 
 
 class BacklogKeeper:
@@ -117,7 +115,7 @@ class BacklogKeeper:
                     break
                 await self._wake.wait()
         except Exception as error:  # noqa: BLE001 -- a defect of ours, or a damaged backlog: it must be told, and costs a redelivery
-            self._desk.on_error(self._box, error)
+            self._desk.failed(self._box, error)
         else:
             self._box.close_keeper()
 
@@ -126,17 +124,19 @@ class BacklogKeeper:
         while self._arrived:
             works = list(self._arrived)
             turns = [Deferred(key_of(work), dump(work)) for work in works]
-            accepted = await self._ask(self._desk.store.defer, self._session_id, turns, limit=self._desk.limit)
+            accepted = await self._ask(
+                self._desk.store.defer, self._session_id, turns, limit=self._desk.options.backlog_size
+            )
             refused: list[Work] = []
             for work, is_in in zip(works, accepted, strict=True):
                 self._arrived.popleft()
                 if work.on_backlog is not None:
                     continue  # it runs, and is settled when it has ended
                 if is_in:
-                    await self._desk.on_deferred(work)
+                    await self._desk.deferred(work)
                 else:
                     refused.append(work)
-            answers = await asyncio.gather(*(self._desk.on_refused(work) for work in refused))
+            answers = await asyncio.gather(*(self._desk.refused(work) for work in refused))
             self._box.feed(work for work, settled in zip(refused, answers, strict=True) if not settled)
 
     async def _take_out(self) -> None:
@@ -147,10 +147,12 @@ class BacklogKeeper:
             self._in_hand.difference_update(keys)
         if self._parked or self._box.waiting:
             return
-        turns = await self._ask(self._desk.store.deferred, self._session_id, after=self._after, count=self._desk.batch)
+        turns = await self._ask(
+            self._desk.store.deferred, self._session_id, after=self._after, count=self._desk.options.mailbox_size
+        )
         if turns:
             self._after = turns[-1].position
-        limit = self._desk.max_text_bytes
+        limit = self._desk.options.max_text_bytes
         self._box.feed(
             self._adopt(load(turn, self._box, max_text_bytes=limit), turn.turn_id)
             for turn in turns

@@ -3,35 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Self
 
-from sdqueue.brokers import Broker, Delivery
-from sdqueue.consumer.backlog import BacklogDesk, BacklogKeeper
-from sdqueue.consumer.failure import Refused, describe, trace_of
+from sdqueue.brokers import Broker, Subscription
+from sdqueue.consumer.backlogs import Backlogs
+from sdqueue.consumer.failure import describe, trace_of
 from sdqueue.consumer.intake import Intake, interrupt
 from sdqueue.consumer.loopwatch import LoopWatch
-from sdqueue.consumer.mailbox import Mailbox, Mailboxes, Ran
+from sdqueue.consumer.mailbox import Mailboxes, Ran
+from sdqueue.consumer.membership import Alone, Membership
 from sdqueue.consumer.options import ConsumerOptions
+from sdqueue.consumer.ownership import Ownership, Share
 from sdqueue.consumer.pipeline import TurnPipeline
 from sdqueue.consumer.reader import QueueReader
 from sdqueue.consumer.replies import ReplyPublisher
 from sdqueue.consumer.settlement import Settlement, State
 from sdqueue.consumer.settler import Settler
+from sdqueue.consumer.stallwatch import StallWatch
 from sdqueue.consumer.work import Work
-from sdqueue.errors import BrokerUnavailable, StoreUnavailable, TopologyError
-from sdqueue.messages import partition_of
+from sdqueue.errors import BrokerUnavailable, TopologyError
 from sdqueue.observe import Observer
 from sdqueue.sessions import SessionWorker
 
 SUBSCRIBE_AT_ONCE = 8
 """Subscriptions being made at a time; the broker serves them side by side."""
-
-BACKLOGS_S = 1.0
-"""How often a consumer looks for backlogs that nobody works on."""
 
 CLEAN_UP_S = 1.5
 """Seconds that cancelled turns get to give their sessions back, after the grace period."""
@@ -52,6 +50,7 @@ class Consumer:
         worker: serves the sessions.
         options: how to work.
         observer: told of what happens.
+        membership: of the pool of consumers that share the partitions; default: alone. Entered and left here.
     """
 
     def __init__(
@@ -61,6 +60,7 @@ class Consumer:
         options: ConsumerOptions | None = None,
         *,
         observer: Observer | None = None,
+        membership: Membership | None = None,
     ) -> None:
         self.options = ConsumerOptions() if options is None else options
         self._broker = broker
@@ -68,29 +68,43 @@ class Consumer:
         publisher = ReplyPublisher(broker, self._observer)
         self._pipeline = TurnPipeline(worker, publisher, self.options, self._observer)
         self._settler = Settler(publisher, worker, self.options, self._observer)
+        self._backlogs = None
+        if worker.backlog is not None:
+            self._backlogs = Backlogs(worker.backlog, self._settler, self.options, self._observer, self._failed)
         self._mailboxes = Mailboxes(
             self._work,
             self.options.concurrency,
             bound=self.options.mailbox_size,
-            keeper=self._keepers(worker),
+            keeper=self._backlogs.keeper if self._backlogs else None,
             on_put=partial(interrupt, self.options),
         )
-        self._backlog = worker.backlog
         intake = Intake(broker, self._mailboxes, self.options, self._observer)
+        self._membership = Alone(self.options.name) if membership is None else membership
+        self._ownership = Ownership(broker.topology, self._membership, self._observer)
+        self._stallwatch = StallWatch(
+            broker,
+            self._mailboxes,
+            intake,
+            self._ownership.owned,
+            lambda queue, subscription: self._readers[queue].give_up(subscription),
+            self._observer,
+            consumer_timeout_s=self.options.consumer_timeout_s,
+        )
         places = asyncio.Semaphore(SUBSCRIBE_AT_ONCE)
         self._readers = {
-            queue.name: QueueReader(
+            queue: QueueReader(
                 broker,
-                queue.name,
+                queue,
                 intake,
                 self._mailboxes,
                 self._observer,
                 prefetch=self.options.prefetch,
                 places=places,
+                on_change=self._ownership.on_change,
             )
-            for queue in broker.topology.queues
-            if queue.single_active
+            for queue in broker.topology.turn_queues
         }
+        self._ownership.take(self._readers)
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -117,9 +131,17 @@ class Consumer:
             await self._task
 
     async def ready(self) -> None:
-        """Wait until every queue is subscribed."""
-        for reader in self._readers.values():
-            await reader.subscribed.wait()
+        """Wait until every queue that this consumer owns is subscribed."""
+        await self._ownership.ready()
+
+    @property
+    def share(self) -> Share:
+        """How many partitions are this consumer's."""
+        return self._ownership.share
+
+    def owned(self) -> Iterator[tuple[str, Subscription]]:
+        """The queues that this consumer owns now, with their live subscriptions; see :meth:`Ownership.owned`."""
+        return self._ownership.owned()
 
     def stop(self) -> None:
         """Take no more work, let running turns end within the grace period, and go. A second call skips the waiting."""
@@ -144,14 +166,17 @@ class Consumer:
             raise wrong.exceptions[0] from None
 
     async def _run(self) -> None:
-        # Consumers that start together read the queues in different orders, so each becomes active on some.
-        order = random.sample(list(self._readers.values()), len(self._readers))
         with LoopWatch(self._observer.loop_blocked):
-            async with asyncio.TaskGroup() as tasks:
-                side = [tasks.create_task(r.run(), name=f"reader {r.queue}") for r in order]
+            async with self._membership, asyncio.TaskGroup() as tasks:
+                side = [tasks.create_task(r.run(), name=f"reader {r.queue}") for r in self._readers.values()]
+                side.append(tasks.create_task(self._ownership.watch(), name="membership"))
+                side.append(tasks.create_task(self._ownership.follow(), name="ownership"))
                 side.append(tasks.create_task(self._report(), name="report"))
                 side.append(tasks.create_task(self._check_topology(), name="topology check"))
-                side.append(tasks.create_task(self._take_up_backlogs(), name="backlogs"))
+                side.append(tasks.create_task(self._stallwatch.run(), name="stall watch"))
+                if self._backlogs is not None:
+                    taking_up = self._backlogs.watch(self._mailboxes, self._ownership.owned, self._broker)
+                    side.append(tasks.create_task(taking_up, name="backlogs"))
                 try:
                     await self._stopping.wait()
                     await self._drain()
@@ -166,15 +191,18 @@ class Consumer:
     async def _drain(self) -> None:
         """The order of a shutdown.
 
-        1. Nothing new starts. Deliveries may still come; they wait and return with their channel.
-        2. Running turns end: their locks and the heartbeats live on, their replies go out, they are acknowledged.
+        1. The others of the pool are told at once, so that they share the partitions anew. Each queue is served until
+           one of them has subscribed it, which its standby nearly always has; then its channel is closed.
+        2. Nothing new starts. Deliveries may still come; they wait and return with their channel.
+        3. Running turns end: their locks and the heartbeats live on, their replies go out, they are acknowledged.
            Those of a lost channel too: what they save is what answers their redelivery.
-        3. Each channel is closed as soon as nothing of it runs, so the next consumer can begin.
-        4. What has not ended within the grace period is cancelled: nothing of it is saved, and it is delivered again.
+        4. Each channel is closed as soon as nothing of it runs, so the next consumer can begin.
+        5. What has not ended within the grace period is cancelled: nothing of it is saved, and it is delivered again.
         """
-        self._mailboxes.close()
-        self._pipeline.stopping = True
-        drained = asyncio.create_task(self._drain_all())
+        has_heirs = self._ownership.begin_leaving()
+        if not has_heirs:
+            self._start_nothing()
+        drained = asyncio.create_task(self._drain_all(hand_over=has_heirs))
         hurrying = asyncio.create_task(self._hurrying.wait())
         try:
             await asyncio.wait({drained, hurrying}, timeout=self.options.grace_s, return_when=asyncio.FIRST_COMPLETED)
@@ -183,8 +211,16 @@ class Consumer:
             drained.cancel()
             await asyncio.gather(hurrying, drained, return_exceptions=True)
 
-    async def _drain_all(self) -> None:
-        await asyncio.gather(*(reader.drain() for reader in self._readers.values()), self._mailboxes.wait_all_idle())
+    async def _drain_all(self, *, hand_over: bool) -> None:
+        if hand_over:
+            await self._ownership.hand_over()
+            self._start_nothing()
+        readers = (reader.drain() for reader in self._readers.values())
+        await asyncio.gather(self._ownership.leave(), *readers, self._mailboxes.wait_all_idle())
+
+    def _start_nothing(self) -> None:
+        self._mailboxes.close()
+        self._pipeline.stopping = True
 
     async def _work(self, work: Work) -> Ran:
         """Take a piece of work to its settlement; the one place where an unexpected error can surface."""
@@ -199,60 +235,19 @@ class Consumer:
                 return Ran.PARKED if settlement.parked else Ran.BEHIND  # its keeper settles it, once it is kept
             await self._settler.settle(work, settlement)
         except asyncio.CancelledError:
-            self._give_up(work.delivery)
+            self._readers[work.delivery.queue].give_up(work.delivery.subscription)
             await self._settler.settle(work, Settlement(State.RELEASED))
             raise
         except Exception as error:  # noqa: BLE001 -- a defect of ours must cost a redelivery, never a turn or the process
-            self._give_up(work.delivery)
-            self._observer.internal_error(
-                session_id=work.session_id, turn_id=work.turn_id, error=describe(error), trace=trace_of(error)
-            )
+            self._failed(work.delivery.queue, work.delivery.subscription, work.session_id, work.turn_id, error)
         return Ran.ENDED
 
-    def _give_up(self, delivery: Delivery) -> None:
-        self._readers[delivery.queue].give_up(delivery.subscription)
-
-    def _keepers(self, worker: SessionWorker) -> Callable[[Mailbox], BacklogKeeper] | None:
-        """What makes the keepers of backlogs, where the store has any."""
-        if worker.backlog is None:
-            return None
-        full = Refused("backlog-full", f"{self.options.backlog_size} turns of its session wait already")
-
-        def on_error(box: Mailbox, error: Exception) -> None:
-            self._readers[box.queue].give_up(box.subscription)
-            self._observer.internal_error(
-                session_id=box.session_id, turn_id="", error=describe(error), trace=trace_of(error)
-            )
-
-        desk = BacklogDesk(
-            store=worker.backlog,
-            observer=self._observer,
-            max_text_bytes=self.options.max_text_bytes,
-            batch=self.options.mailbox_size,
-            limit=self.options.backlog_size,
-            on_deferred=lambda work: self._settler.settle(work, Settlement(State.DEFERRED)),
-            on_refused=lambda work: self._settler.refuse(work, full),
-            on_error=on_error,
+    def _failed(self, queue: str, subscription: Subscription, session_id: str, turn_id: str, error: Exception) -> None:
+        """Give a generation up after a defect of ours."""
+        self._readers[queue].give_up(subscription)
+        self._observer.internal_error(
+            session_id=session_id, turn_id=turn_id, error=describe(error), trace=trace_of(error)
         )
-        return partial(BacklogKeeper, desk=desk)
-
-    async def _take_up_backlogs(self) -> None:
-        """Work on backlogs that nobody works on: their consumer has died, or their session is parked no more."""
-        if self._backlog is None:
-            return
-        while True:
-            try:
-                listed = await self._backlog.backlogged()
-            except StoreUnavailable as error:
-                self._observer.backend_away(backend="store", error=str(error))
-                listed = {}
-            topology = self._broker.topology
-            for session_id, mark in listed.items():
-                queue = topology.partition_queue(partition_of(session_id, topology.partitions))
-                subscription = self._readers[queue].subscription
-                if subscription is not None:
-                    self._mailboxes.take_up(subscription, queue, session_id, mark)
-            await asyncio.sleep(BACKLOGS_S)
 
     async def _check_topology(self) -> None:
         # A queue that is missing later is waited for; here nobody has made any.

@@ -159,6 +159,8 @@ class TurnPipeline:
                 work, Refused("refused", "was refused before, see its error reply"), consumer=self._options.name
             )
             return replace(letter, replies=replies, saved=True)
+        if self._worker.backlog is None:
+            return None  # there is nowhere to wait
         if handle.parked_by is not None and not (work.replay and handle.parked_by == work.turn_id):
             return Settlement(State.DEFERRED, parked=True)
         if handle.parked_by is None and handle.waiting and work.on_backlog is None:

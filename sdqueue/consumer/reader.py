@@ -1,11 +1,12 @@
-"""QueueReader: keeps one queue subscribed, whatever happens to its subscription."""
+"""QueueReader: keeps one queue subscribed as long as it is wanted, whatever happens to its subscription."""
 
 from __future__ import annotations
 
 import asyncio
-from weakref import WeakSet
+from collections.abc import Callable
+from weakref import WeakKeyDictionary, WeakSet
 
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from sdqueue.brokers import Broker, Delivery, Subscription
 from sdqueue.consumer.intake import Intake
@@ -20,6 +21,8 @@ AFTER_ERROR_S = 1.0
 class QueueReader:
     """Subscribes a queue and fills mailboxes from it; a lost subscription is replaced by a new generation.
 
+    It begins when it is wanted (:meth:`want`), and ends a subscription that is not wanted any more.
+
     Parameters:
         broker: whose queue.
         queue: its name.
@@ -28,6 +31,7 @@ class QueueReader:
         observer: told of gains and losses.
         prefetch: unacknowledged deliveries.
         places: held while subscribing, so that not all readers do it at once.
+        on_change: called when a subscription has begun, and when it has ended.
     """
 
     def __init__(
@@ -40,51 +44,95 @@ class QueueReader:
         *,
         prefetch: int,
         places: asyncio.Semaphore,
+        on_change: Callable[[str], None],
     ) -> None:
         self.queue = queue
-        self.subscribed = asyncio.Event()
+        self.delivered_at: float | None = None
+        """When the first delivery of the subscription came, by the event loop's clock."""
         self._broker = broker
         self._intake = intake
         self._mailboxes = mailboxes
         self._observer = observer
         self._prefetch = prefetch
         self._places = places
+        self._on_change = on_change
+        self._wanted = asyncio.Event()
         self._subscription: Subscription | None = None
         self._given_up: WeakSet[Subscription] = WeakSet()
+        self._released: WeakKeyDictionary[Subscription, str] = WeakKeyDictionary()
         self._gave_up = asyncio.Event()
         self._draining = False
 
     @property
+    def wanted(self) -> bool:
+        """Whether it is subscribed for good, or about to be."""
+        return self._wanted.is_set()
+
+    @property
     def subscription(self) -> Subscription | None:
-        """The present generation, where there is one."""
+        """The one that lives, where there is one."""
         return self._subscription
 
+    def want(self) -> None:
+        """Be subscribed from now on."""
+        self._wanted.set()
+
+    def release(self, reason: str) -> None:
+        """Be subscribed no longer, so that another consumer gets the queue: its channel is closed.
+
+        Nothing waits for running turns: they end under the locks of their sessions, and what they save answers the
+        copies that the other one gets. Nothing starts of the subscription from this call on.
+
+        Parameters:
+            reason: for the log.
+        """
+        self._wanted.clear()
+        if self._subscription is not None:
+            self._released[self._subscription] = reason
+            self._mailboxes.drop(self._subscription)
+            self._gave_up.set()
+
     async def run(self) -> None:
-        """Stay subscribed until cancelled, or until drained."""
+        """Stay subscribed as long as that is wanted, until cancelled or drained."""
+        while not self._draining:
+            await self._wanted.wait()
+            subscription = await self._subscribe()
+            if subscription is None:
+                continue
+            self._subscription = subscription
+            self._observer.queue_taken(queue=self.queue)
+            self._on_change(self.queue)
+            reason = await self._wait_ended(subscription)
+            self._mailboxes.drop(subscription)
+            await subscription.close()
+            self._subscription = self.delivered_at = None
+            if subscription in self._released:
+                self._observer.queue_released(queue=self.queue, reason=reason)
+            else:
+                self._observer.queue_lost(queue=self.queue, reason=reason)
+            self._on_change(self.queue)
+            if subscription in self._given_up:
+                await asyncio.sleep(AFTER_ERROR_S)
+
+    async def _subscribe(self) -> Subscription | None:
+        """A subscription, as soon as it can be had; ``None`` where it is not wanted any more."""
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(BrokerError),
+            retry=retry_if_exception(lambda error: isinstance(error, BrokerError) and self.wanted),
             wait=wait_random_exponential(multiplier=0.2, max=5),
             before_sleep=self._refused,
+            reraise=True,
         )
-        while not self._draining:
-            async with self._places:
+        async with self._places:
+            try:
                 subscription: Subscription = await retrying(
                     self._broker.subscribe, self.queue, self._on_delivery, prefetch=self._prefetch
                 )
-            if self._draining:
-                await subscription.close()
-                return
-            self._subscription = subscription
-            self.subscribed.set()
-            self._observer.queue_taken(queue=self.queue)
-            reason = await self._wait_ended(subscription)
-            self.subscribed.clear()
-            self._mailboxes.drop(subscription)
+            except BrokerError:
+                return None
+        if self._draining or not self.wanted:
             await subscription.close()
-            self._subscription = None
-            self._observer.queue_lost(queue=self.queue, reason=reason)
-            if subscription in self._given_up:
-                await asyncio.sleep(AFTER_ERROR_S)
+            return None
+        return subscription
 
     def give_up(self, subscription: Subscription) -> None:
         """End a generation: what it has not acknowledged is delivered again, to whoever is next.
@@ -121,7 +169,7 @@ class QueueReader:
         lost = asyncio.create_task(subscription.wait_lost())
         try:
             # An earlier generation may be given up late, by a turn of it that still ran: that is not about this one.
-            while subscription not in self._given_up:
+            while subscription not in self._given_up and subscription not in self._released:
                 self._gave_up.clear()
                 gave_up = asyncio.create_task(self._gave_up.wait())
                 try:
@@ -130,13 +178,15 @@ class QueueReader:
                     gave_up.cancel()
                 if lost.done():
                     return lost.result()
-            return "given up after an unexpected error"
+            return self._released.get(subscription, "given up after an unexpected error")
         finally:
             lost.cancel()
 
     def _on_delivery(self, delivery: Delivery) -> None:
-        if delivery.subscription in self._given_up:
+        if delivery.subscription in self._given_up or delivery.subscription in self._released:
             return  # it comes again, behind the one for which the generation was given up
+        if self.delivered_at is None:
+            self.delivered_at = asyncio.get_running_loop().time()
         self._intake.take(delivery)
 
     def _refused(self, state: RetryCallState) -> None:

@@ -150,7 +150,8 @@ class Settler:
                     return replace(settlement, replies=past.replies or ())
                 outcome = _outcome(work, settlement)
                 handle.remember(outcome, self._options.retention)
-                if outcome.state == "dead" and self._options.on_dead.of(work.turn.channel) is OnDead.PARK:
+                parks = outcome.state == "dead" and self._worker.backlog is not None
+                if parks and self._options.on_dead.of(work.turn.channel) is OnDead.PARK:
                     handle.park(work.turn_id)
         return settlement
 

@@ -96,9 +96,18 @@ class LogObserver(Observer):
         """A warning, at most every five seconds: a connection takes all its queues with it."""
         self._repeated("queue", "queue lost, trying again", queue=queue, reason=reason)
 
+    def queue_released(self, *, queue: str, reason: str) -> None:
+        """Debug."""
+        self._log.debug("queue released", queue=queue, reason=reason)
+
+    def partitions_assigned(self, *, owned: int, standby: int, members: int) -> None:
+        """One line for each change of the pool."""
+        self._log.info("partitions assigned", owned=owned, standby=standby, members=members)
+
     def backend_away(self, *, backend: str, error: str) -> None:
         """A warning, at most every five seconds: an outage is met by every turn that runs."""
-        self._repeated(backend, "backend away, turns wait", backend=backend, error=error)
+        effect = "partitions stay as they are" if backend == "membership" else "turns wait"
+        self._repeated(backend, f"backend away, {effect}", backend=backend, error=error)
 
     def _repeated(self, key: str, event: str, **fields: str) -> None:
         last, left_out = self._said.get(key, (-REPEAT_S, 0))

@@ -47,6 +47,11 @@ class MetricsObserver(Observer):
             "sdqueue_oldest_delivery_seconds", "Age of the oldest unacknowledged delivery.", registry=registry
         )
         self._internal = Counter("sdqueue_internal_errors_total", "Defects of sdqueue itself.", registry=registry)
+        self._owned = Gauge("sdqueue_partitions_owned", "Partitions that this consumer owns.", registry=registry)
+        self._standby = Gauge(
+            "sdqueue_partitions_standby", "Partitions that this consumer stands by for.", registry=registry
+        )
+        self._members = Gauge("sdqueue_pool_members", "Consumers that share the partitions.", registry=registry)
         self._running = Gauge("sdqueue_turns_running", "Turns running now.", registry=registry)
         self._waiting = Gauge("sdqueue_turns_waiting", "Turns waiting in mailboxes now.", registry=registry)
 
@@ -80,6 +85,12 @@ class MetricsObserver(Observer):
     def queue_lost(self, *, queue: str, reason: str) -> None:
         """Count it."""
         self._lost.inc()
+
+    def partitions_assigned(self, *, owned: int, standby: int, members: int) -> None:
+        """Show them."""
+        self._owned.set(owned)
+        self._standby.set(standby)
+        self._members.set(members)
 
     def backend_away(self, *, backend: str, error: str) -> None:
         """Count it by backend."""

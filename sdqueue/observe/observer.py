@@ -39,8 +39,17 @@ class Observer:
     def queue_lost(self, *, queue: str, reason: str) -> None:
         """A subscription ended or could not be had; it is tried again."""
 
+    def queue_released(self, *, queue: str, reason: str) -> None:
+        """A queue was left to another consumer."""
+
+    def partitions_assigned(self, *, owned: int, standby: int, members: int) -> None:
+        """The members of the pool have changed, and with them what this consumer owns or stands by for."""
+
     def backend_away(self, *, backend: str, error: str) -> None:
-        """The broker or the store cannot be used; turns wait and nothing is acknowledged."""
+        """The broker or the store cannot be used; turns wait and nothing is acknowledged.
+
+        With the backend ``membership``, other consumers cannot be seen, and the partitions stay as they are.
+        """
 
     def loop_blocked(self, *, seconds: float, task: str, stack: str) -> None:
         """The event loop has not moved for ``seconds``; ``task`` names the turn that holds it.

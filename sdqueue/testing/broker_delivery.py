@@ -10,7 +10,7 @@ from collections import Counter
 
 import pytest
 
-from sdqueue.brokers.broker import Broker, Message
+from sdqueue.brokers.broker import Broker, Message, QueueState
 from sdqueue.brokers.topology import Topology
 from sdqueue.errors import TopologyMissing
 from sdqueue.messages import routing_key
@@ -121,23 +121,27 @@ class DeliveryTests(BrokerFixtures):
         assert Counter(body for inbox in inboxes for body in inbox.bodies) == Counter(bodies)
 
     @pytest.mark.parametrize("single_active", [True, False])
-    async def test_receivers_are_counted_whoever_they_belong_to(
+    async def test_the_state_of_a_queue_counts_receivers_whoever_they_belong_to(
         self, connect: Connect, broker: Broker, topology: Topology, single_active: bool
     ) -> None:
         """At once, since whoever counts them wants to know whether it is alone."""
         other = await connect(topology)
         queue = topology.partition_queue(0) if single_active else topology.dead
-        assert await broker.receivers(queue) == 0
+        assert await broker.queue_state(queue) == QueueState(depth=0, receivers=0)
         subscriptions = [await b.subscribe(queue, Inbox(), prefetch=5) for b in (broker, other, other)]
         expected = 1 if single_active else 3
-        assert [await b.receivers(queue) for b in (broker, other)] == [expected] * 2
+        assert [await b.queue_state(queue) for b in (broker, other)] == [QueueState(0, expected)] * 2
         for subscription in subscriptions:
             await subscription.close()
-        async with asyncio.timeout(20):
-            while await broker.receivers(queue):
-                await asyncio.sleep(0.02)
+        for _ in range(200):
+            if not (await broker.queue_state(queue)).receivers:
+                break
+            await asyncio.sleep(0.05)
+        await broker.publish("", queue, Message(b"x"))
+        await self.expect_depth(broker, queue, 1)
+        assert await broker.queue_state(queue) == QueueState(depth=1, receivers=0)
         with pytest.raises(TopologyMissing, match="missing"):
-            await broker.receivers(f"{topology.namespace}.missing")
+            await broker.queue_state(f"{topology.namespace}.missing")
 
     async def test_depth_counts_what_waits_and_not_what_is_delivered(
         self, connect: Connect, broker: Broker, topology: Topology

@@ -94,6 +94,26 @@ class TurnCases:
         assert list(loaded.turns.outcomes) == ["b", "c", "e", "d", "a"]
         assert loaded.turns.get("a") == TurnOutcome("a", 1_001.0, ("second",))
 
+    async def test_which_replay_ended_is_kept(self, store: SessionStore, session_id: str) -> None:
+        record = SessionRecord()
+        outcome = TurnOutcome("t", 1_000.0, ("r",), "dead", replay=3)
+        record.turns.add(outcome, Retention())
+        await store.save(session_id, record)
+        loaded = await store.load(session_id)
+        assert loaded is not None
+        assert loaded.turns.get("t") == outcome
+
+    async def test_the_time_of_an_end_is_kept_to_the_last_digit(self, store: SessionStore, session_id: str) -> None:
+        """Of a turn whose id alone is left, it names the end."""
+        record = SessionRecord()
+        times = {f"t{n}": at for n, at in enumerate((1_764_000_000.123457, 1_764_000_000.1, 1_764_000_001.999999))}
+        for turn_id, at in times.items():
+            record.turns.add(TurnOutcome(turn_id, at, ("r",)), Retention(replies=1))
+            await store.save(session_id, record)
+        loaded = await store.load(session_id)
+        assert loaded is not None
+        assert {outcome.turn_id: outcome.at for outcome in loaded.turns} == times
+
     async def test_a_ring_without_replies_keeps_ids(self, store: SessionStore, session_id: str) -> None:
         record = SessionRecord()
         for n in range(3):

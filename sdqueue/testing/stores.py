@@ -80,6 +80,7 @@ class SessionStoreSuite(TurnCases, RefusalCases):
             metadata={"a": {"b": ["c", None, 1e300]}, "ключ": "\ud83d"},
             agent_state={"facts": {"name": "Ada"}},
             seq=7,
+            parked_by="turn-\ud800",
         )
         end(record, "turn-1", '{"text":"один"}', "")
         await store.save(session_id, record)

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 
-import pytest
-
 from tests.cli.place import Place, expect_began, expect_end
-
-
-def _terminal() -> tuple[int, int]:
-    """Both ends of a pseudo-terminal."""
-    try:
-        return os.openpty()
-    except OSError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(f"this machine has no pseudo-terminals (is /dev/pts mounted?): {error}")
+from tests.cli.terminal import Terminal, terminal_pair
 
 
 async def test_dev_at_a_terminal(place: Place) -> None:
     """A prompt with the session's name, answers below it, no log lines; and the terminal is left as it was."""
     import termios
 
-    terminal, side = _terminal()
+    terminal, side = terminal_pair()
     before = termios.tcgetattr(side)
     try:
         process = await place.start("dev", stdin=side, stdout=side, stderr=side, start_new_session=True)
@@ -56,7 +44,7 @@ async def test_a_late_reply_at_a_terminal_leaves_the_prompt_and_what_was_typed(p
     killed.kill()
     await killed.wait()
 
-    terminal, side = _terminal()
+    terminal, side = terminal_pair()
     try:
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), side)
         process = await place.start("dev", "--agent", "agents:slow", start_new_session=True, **streams)
@@ -73,32 +61,3 @@ async def test_a_late_reply_at_a_terminal_leaves_the_prompt_and_what_was_typed(p
     finally:
         os.close(terminal)
         os.close(side)
-
-
-class Terminal:
-    """The master end of a terminal."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-        self._seen = 0
-        self.text = ""
-
-    def type(self, text: str) -> None:
-        os.write(self._fd, text.encode())
-
-    async def expect(self, words: str) -> None:
-        """Wait until this is shown, after what was expected before."""
-        readable = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        loop.add_reader(self._fd, readable.set)
-        try:
-            async with asyncio.timeout(20):
-                while (at := self.text.find(words, self._seen)) < 0:
-                    await readable.wait()
-                    readable.clear()
-                    self.text += os.read(self._fd, 4096).decode(errors="replace")
-            self._seen = at + len(words)
-        except TimeoutError:
-            raise AssertionError(f"{words!r} was not shown; shown was {self.text!r}") from None
-        finally:
-            loop.remove_reader(self._fd)

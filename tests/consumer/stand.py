@@ -14,6 +14,7 @@ from sdqueue.brokers import Delivery, MemoryBroker, Message, OnDelivery
 from sdqueue.brokers.memory import MemoryServer, MemorySubscription
 from sdqueue.brokers.topology import Topology
 from sdqueue.consumer import Consumer, ConsumerOptions, RetryPolicy
+from sdqueue.consumer.membership import MemoryMembership, MemoryPool
 from sdqueue.messages import DeadTurn, OutboundReply, partition_of, routing_key
 from sdqueue.observe import Observer
 from sdqueue.sessions import (
@@ -299,6 +300,7 @@ class Member:
         *,
         lock_backend: LockBackend | None = None,
         max_sessions: int = 1000,
+        pool: MemoryPool | None = None,
     ) -> None:
         self.faults = Faults()
         self.watcher = Watcher()
@@ -309,7 +311,9 @@ class Member:
             lock_backend=stand.locks if lock_backend is None else lock_backend,
             max_sessions=max_sessions,
         )
-        self.consumer = Consumer(self.broker, self.worker, options, observer=self.watcher)
+        queues = stand.topology.turn_queues
+        self.membership = None if pool is None else MemoryMembership(pool, queues, name=options.name)
+        self.consumer = Consumer(self.broker, self.worker, options, observer=self.watcher, membership=self.membership)
         self._server = stand.server
 
     def cut_off(self) -> None:
@@ -354,9 +358,12 @@ class Stand:
         await self._stack.aclose()
 
     def member(self, acts: Mapping[str, Act] | Callable[[], Any] | None = None, **options: Any) -> Member:
-        """A consumer that does not run yet; ``acts`` are those of its puppets, or a factory of agents."""
+        """A consumer that does not run yet; ``acts`` are those of its puppets, or a factory of agents.
+
+        With a ``pool`` it shares the partitions with others of that pool.
+        """
         agent = acts if callable(acts) else lambda: Puppet(acts)
-        worker = {name: options.pop(name) for name in ("lock_backend", "max_sessions") if name in options}
+        worker = {name: options.pop(name) for name in ("lock_backend", "max_sessions", "pool") if name in options}
         known: dict[str, Any] = {"name": "tester", "retry": QUICK, "grace_s": 5.0}
         return Member(self, agent, ConsumerOptions(**known | options), **worker)
 

@@ -18,6 +18,7 @@ import pytest
 from sdqueue.consumer import isolation
 from sdqueue.consumer.child import Child, ChildNotStarted
 from sdqueue.consumer.frames import read_frame, write_frame
+from sdqueue.consumer.isolated import OOM_SCORE
 from sdqueue.sessions import SessionRecord
 from sdqueue.sessions.codec import encode
 from tests.consumer.acting import AGENT, Acting
@@ -162,6 +163,18 @@ async def test_a_death_is_seen_though_another_process_holds_the_files_of_the_dea
         (letter,) = await stand.expect_dead()
     os.kill(int(marker.read_text()), signal.SIGKILL)
     assert letter.reason == "poison"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can be told whom to take")
+async def test_short_of_memory_the_kernel_takes_a_child_before_its_consumer(stand: Stand, tmp_path: Path) -> None:
+    marker = tmp_path / "pid"
+    async with stand.running(Acting, agent=AGENT):
+        await _suspect(stand, "a", f"hold {marker}")
+        await _until(marker.exists)
+        assert int(Path(f"/proc/{marker.read_text()}/oom_score_adj").read_text()) == OOM_SCORE
+        assert int(Path("/proc/self/oom_score_adj").read_text()) < OOM_SCORE
+        (tmp_path / "pid.go").touch()
+        await stand.expect_reply("of a")
 
 
 # Starting, and the way there and back

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from sdqueue.brokers import Delivery, Message, Subscription
-from sdqueue.consumer.mailbox import Mailboxes
+from sdqueue.consumer.mailbox import Mailboxes, Ran
 from sdqueue.consumer.work import Work
 from tests.consumer.stand import PATIENCE_S, Puppet, Stand
 
@@ -28,13 +28,14 @@ class Desk:
         self.peak = 0
         self._may_end: dict[str, asyncio.Event] = {}
 
-    async def _run(self, work: Work) -> None:
+    async def _run(self, work: Work) -> Ran:
         self.started.append(work.turn_id)
         self.peak = max(self.peak, len(self.started) - len(self.ended))
         try:
             await self._may_end.setdefault(work.turn_id, asyncio.Event()).wait()
         finally:
             self.ended.append(work.turn_id)
+        return Ran.ENDED
 
     async def end(self, *turn_ids: str) -> None:
         for turn_id in turn_ids:
@@ -113,9 +114,11 @@ async def test_what_runs_is_told_by_session_and_generation() -> None:
     desk, old, new = Desk(10), FakeSubscription(), FakeSubscription()
     running = work("s", "1", old)
     desk.mailboxes.put(running)
-    assert desk.mailboxes.running_before(work("s", "2", old)) is running
-    assert desk.mailboxes.running_before(work("s", "2", new)) is None
-    assert desk.mailboxes.running_before(work("other", "2", old)) is None
+    box = desk.mailboxes.find(work("s", "2", old))
+    assert box is not None
+    assert box.running is running
+    assert desk.mailboxes.find(work("s", "2", new)) is None
+    assert desk.mailboxes.find(work("other", "2", old)) is None
     await desk.settle_down()
     await desk.mailboxes.cancel(within_s=PATIENCE_S)
 

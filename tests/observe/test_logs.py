@@ -76,4 +76,4 @@ def test_the_log_shows_every_event_but_the_frequent_ones() -> None:
     """An event that is added must be shown, or left out here on purpose."""
     events = {name for name in vars(Observer) if not name.startswith("_")}
 
-    assert events - set(vars(LogObserver)) == {"turn_received", "running"}
+    assert events - set(vars(LogObserver)) == {"turn_received", "running", "oldest_delivery"}

@@ -21,6 +21,7 @@ from sdqueue.sessions import (
     SessionRecord,
     SessionStore,
     SessionWorker,
+    TurnBacklog,
     TurnOutcome,
 )
 
@@ -219,6 +220,11 @@ class Breaking:
         await asyncio.sleep(0)
 
 
+BREAKING = {"load", "save", "delete", "begin", "rewind"} | {
+    name for name in vars(TurnBacklog) if not name.startswith("_")
+}
+
+
 class BreakingStore:
     """A store that suspends before and after everything it does."""
 
@@ -227,13 +233,13 @@ class BreakingStore:
         self.breaking = breaking
 
     def __getattr__(self, name: str) -> Any:
-        async def call(*args: Any) -> Any:
+        async def call(*args: Any, **options: Any) -> Any:
             await self.breaking.point(f"before {name}")
-            result = await getattr(self.inner, name)(*args)
+            result = await getattr(self.inner, name)(*args, **options)
             await self.breaking.point(f"after {name}")
             return result
 
-        if name not in ("load", "save", "delete", "begin", "rewind"):
+        if name not in BREAKING:
             raise AttributeError(name)
         return call
 

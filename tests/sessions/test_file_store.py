@@ -13,11 +13,11 @@ from sdqueue.errors import RecordCorrupt, StoreUnavailable
 from sdqueue.sessions.locks.file import drop_flock, safe_name, try_flock
 from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.stores import FileSessionStore
-from sdqueue.testing import SessionStoreSuite
+from sdqueue.testing import SessionStoreSuite, TurnBacklogSuite
 from sdqueue.testing.records import end, make_record, say
 
 
-class TestFile(SessionStoreSuite):
+class TestFile(SessionStoreSuite, TurnBacklogSuite):
     @pytest.fixture
     def store(self, tmp_path: Path) -> FileSessionStore:
         return FileSessionStore(tmp_path / "not" / "there")
@@ -27,10 +27,10 @@ class TestFile(SessionStoreSuite):
         return tmp_path / "not" / "there"
 
     async def reopen(self, store: Any) -> FileSessionStore:
-        return FileSessionStore(store._directory)
+        return FileSessionStore(store._files.directory)
 
     async def plant(self, store: Any, session_id: str, head: str) -> bool:
-        store._path(session_id, "json").write_text(head)
+        store._files.path(session_id, "json").write_text(head)
         return True
 
     async def test_one_file_a_session(self, store: FileSessionStore, directory: Path) -> None:

@@ -70,6 +70,7 @@ records = st.builds(
     agent_state=json_values,
     turns=rings(),
     seq=st.integers(0, 2**40),
+    parked_by=st.none() | texts,
 )
 
 
@@ -172,6 +173,7 @@ def test_a_record_with_damaged_bytes_is_corrupt_or_another_record(
         ([], ['{"id": "t", "at": 1, "replies": "text"}']),
         ([], ['{"id": "t", "at": 1, "replies": [1]}']),
         ([], ['{"id": "t", "at": 1, "replies": [], "by": 1}']),
+        ([], ['{"id": "t", "at": 1, "replies": [], "replay": "1"}']),
         ([], ['{"id": "t", "at": 1, "replies": [], "state": 1}']),
         ([], ['{"id": "t", "at": NaN}']),
         ([], ['{"id": "t", "at": 1e999}']),

@@ -20,6 +20,8 @@ from sdqueue.sessions.locks.redis import RedisLockBackend
 from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.redis.connection import connect
 from sdqueue.sessions.redis.lease import RedisLeasing
+from sdqueue.sessions.ring import Retention, TurnOutcome
+from sdqueue.sessions.stores.backlog import Deferred, Standing
 from sdqueue.sessions.stores.redis import RedisSessionStore
 from sdqueue.testing.records import HOSTILE_IDS, end, make_record, say
 from tests.conftest import refuse
@@ -112,11 +114,29 @@ async def check_turns(url: str, session_ids: Sequence[str] = ("s",)) -> None:
         assert record is not None
         assert record.version == 4
         assert sorted(record.turns.outcomes) == ["t0", "t1", "t2", "t3"]
+        await check_backlog(sides[0][0], sides[1][0], name)
         await sides[1][0].delete(name)
         assert await sides[0][0].load(name) is None
+    assert await sides[0][0].backlogged() == {}
     for store, locks, _ in sides:
         await store.aclose()
         await locks.aclose()
+
+
+async def check_backlog(here: RedisSessionStore, there: RedisSessionStore, session_id: str) -> None:
+    """Turns wait, are refused and taken out, and the session is listed, which in a cluster is another node's key."""
+    turns = [Deferred("a", b"A"), Deferred("b", b"B"), Deferred("c", b"C")]
+    assert await here.defer(session_id, turns, limit=2) == [True, True, False]
+    outcome = TurnOutcome("c", 1_000.0, ("full",), "dead")
+    assert await there.refuse(session_id, outcome, retention=Retention()) == outcome
+    assert await here.standing(session_id, "c") == Standing(2, outcome)
+    assert [turn.body for turn in await there.deferred(session_id, count=10)] == [b"A", b"B"]
+    listed = await there.backlogged()
+    await here.enlist(session_id)
+    await there.unlist(session_id, listed[session_id])
+    assert session_id in await here.backlogged()
+    await there.undefer(session_id, ["a"])
+    assert (await here.standing(session_id, "a")).waiting == 1
 
 
 @pytest.mark.redis

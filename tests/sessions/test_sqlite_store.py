@@ -17,11 +17,13 @@ from sdqueue.errors import RecordCorrupt, StoreUnavailable, VersionConflict
 from sdqueue.sessions import codec
 from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.stores import SQLiteSessionStore
-from sdqueue.testing import SessionStoreSuite
+from sdqueue.testing import SessionStoreSuite, TurnBacklogSuite
+from sdqueue.testing.backlog_refusals import refused
+from sdqueue.testing.backlogs import put
 from sdqueue.testing.records import end, make_record, say
 
 
-class TestSQLite(SessionStoreSuite):
+class TestSQLite(SessionStoreSuite, TurnBacklogSuite):
     @pytest.fixture
     def path(self, tmp_path: Path) -> Path:
         return tmp_path / "not" / "there" / "sessions.db"
@@ -81,8 +83,10 @@ class TestSQLite(SessionStoreSuite):
         await store.begin("s", "t")
         await store.save("s", record)
         await store.begin("s", "t2")
+        await put(store, "s", "waits")
+        await refused(store, "s", "refused")
         await store.delete("s")
-        for table in ("records", "messages", "turns", "begun"):
+        for table in ("records", "messages", "turns", "begun", "deferred", "refused", "backlogs"):
             assert _sql(path, f"SELECT * FROM session_{table}") == []
 
     @pytest.mark.parametrize(

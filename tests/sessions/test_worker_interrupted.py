@@ -92,7 +92,9 @@ async def test_wherever_a_turn_is_interrupted_the_record_stays_whole(how: Any, s
         breaking.at = 0
         await take(worker, "next")
         assert await said(inner) == dialog("one", *(["two"] if saved else []), "next"), breaking.hit
-    expected = {f"{when} {what}" for when in ("before", "after") for what in ("lock", "load", "begin", "save")}
+    expected = {
+        f"{when} {what}" for when in ("before", "after") for what in ("lock", "load", "begin", "standing", "save")
+    }
     assert expected <= set(hits)
     assert {"before release", "after release", f"before {'chunk' if stream else 'turn'}"} <= set(hits)
 

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from aiormq import spec
 from pamqp.base import Frame
 
-from sdqueue.brokers.broker import Message, OnDelivery
+from sdqueue.brokers.broker import Message, OnDelivery, QueueState
 from sdqueue.brokers.rabbitmq import declare
 from sdqueue.brokers.rabbitmq.channel import ChannelLost
 from sdqueue.brokers.rabbitmq.connection import Connection
@@ -157,22 +157,19 @@ class RabbitMQBroker:
 
     async def depth(self, queue: str, *, timeout: float = 10.0) -> int:
         """As in ``Broker``."""
-        return (await self._queue_state(queue, timeout)).depth
+        return (await self.queue_state(queue, timeout=timeout)).depth
 
-    async def receivers(self, queue: str, *, timeout: float = 10.0) -> int:
+    async def queue_state(self, queue: str, *, timeout: float = 10.0) -> QueueState:
         """As in ``Broker``."""
-        return (await self._queue_state(queue, timeout)).receivers
+        state = await self._call(lambda connection: declare.queue_state(connection, queue), timeout)
+        if state is None:
+            raise _no_queue(queue)
+        return state
 
     async def describe(self, *, timeout: float = 10.0) -> str:
         """As in ``Broker``."""
         deadline = asyncio.get_running_loop().time() + timeout
         return (await self._consuming.get(deadline, timeout)).product
-
-    async def _queue_state(self, queue: str, timeout: float) -> declare.QueueState:
-        state = await self._call(lambda connection: declare.queue_state(connection, queue), timeout)
-        if state is None:
-            raise _no_queue(queue)
-        return state
 
     async def _subscribe(
         self, make: Callable[[], RabbitMQSubscription], frames: tuple[Frame, ...], timeout: float

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from aiormq import spec
 from pamqp.base import Frame
 
+from sdqueue.brokers.broker import QueueState
 from sdqueue.brokers.rabbitmq.channel import Channel, ChannelLost
 from sdqueue.brokers.rabbitmq.connection import Connection
 from sdqueue.brokers.topology import (
@@ -171,13 +172,6 @@ async def is_resharded(connection: Connection, topology: Topology) -> bool:
 async def exchange_exists(connection: Connection, name: str) -> bool:
     """Whether there is an exchange of that name."""
     return await _passive(connection, spec.Exchange.Declare(exchange=name, passive=True)) is not None
-
-
-class QueueState(NamedTuple):
-    """How many messages wait in a queue, and how many consumers receive from it."""
-
-    depth: int
-    receivers: int
 
 
 async def queue_state(connection: Connection, name: str) -> QueueState | None:

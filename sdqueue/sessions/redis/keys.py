@@ -63,6 +63,12 @@ class KeySpace:
         return b"%b:backlogged" % self._prefix
 
     @property
+    def pool(self) -> Keys:
+        """The members of a pool of consumers, their announcements, and the epoch of the partitions."""
+        stem = b"%b:{members}" % self._prefix
+        return stem, stem + b":announced", stem + b":epoch"
+
+    @property
     def granted(self) -> bytes:
         """With an owner appended, the channel that tells it of locks handed over to it."""
         return b"%b:granted:" % self._prefix

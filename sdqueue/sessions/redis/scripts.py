@@ -11,6 +11,7 @@ import hashlib
 from collections import deque
 from collections.abc import Sequence
 from importlib import resources
+from importlib.resources.abc import Traversable
 from typing import Any, Final
 
 from redis.exceptions import NoScriptError
@@ -28,10 +29,15 @@ _FOLDER: Final = resources.files(__package__) / "lua"
 
 
 class Script:
-    """A Lua script made of the files named, in this order."""
+    """A Lua script made of the files named, in this order.
 
-    def __init__(self, *parts: str) -> None:
-        self.text = "\n".join((_FOLDER / f"{part}.lua").read_text("utf-8") for part in parts)
+    Parameters:
+        parts: names of files, without ``.lua``.
+        folder: where they are.
+    """
+
+    def __init__(self, *parts: str, folder: Traversable = _FOLDER) -> None:
+        self.text = "\n".join((folder / f"{part}.lua").read_text("utf-8") for part in parts)
         self.sha = hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest()
 
 

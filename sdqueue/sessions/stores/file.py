@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Iterable
 
-from sdqueue.errors import RecordCorrupt, StoreUnavailable, VersionConflict
+from sdqueue.errors import RecordCorrupt, VersionConflict
 from sdqueue.sessions import codec
-from sdqueue.sessions.locks.file import drop_flock, safe_name, try_flock, unusable
 from sdqueue.sessions.record import SessionRecord, Stored
+from sdqueue.sessions.stores.file_backlog import FileBacklog
 from sdqueue.sessions.stores.foreign import save_foreign
+from sdqueue.sessions.stores.session_folder import SessionFolder, sync, write_whole
 
 
-class FileSessionStore:
+class FileSessionStore(FileBacklog):
     """Keeps each session as one JSON file that a person can read, for several processes of one machine.
 
     A save writes a temporary file, syncs it to the disk and renames it, so a reader finds the old record or
@@ -36,8 +34,7 @@ class FileSessionStore:
     """
 
     def __init__(self, directory: str | os.PathLike[str], *, timeout_s: float = 10.0) -> None:
-        self._directory = Path(directory)
-        self._timeout_s = timeout_s
+        self._files = SessionFolder(directory, timeout_s=timeout_s)
 
     async def load(self, session_id: str) -> SessionRecord | None:
         """See :meth:`SessionStore.load <sdqueue.sessions.stores.store.SessionStore.load>`."""
@@ -83,32 +80,33 @@ class FileSessionStore:
         """Nothing to close; for the symmetry with other stores."""
 
     def _load(self, session_id: str) -> SessionRecord | None:
-        with self._trouble(), codec.naming(session_id):
+        with self._files.trouble(), codec.naming(session_id):
             try:
-                text = self._path(session_id, "json").read_bytes()
+                text = self._files.path(session_id, "json").read_bytes()
             except FileNotFoundError:
                 return None
             return codec.decode(text)
 
     def _save(self, session_id: str, expected: Stored, text: str, ended: list[str]) -> None:
-        with self._trouble(), self._alone(session_id):
+        with self._files.trouble(), self._files.alone(session_id):
             # Only the revision is needed, but a damaged file must not be overwritten unseen: it is read as a
             # whole.
             record = self._load(session_id)
             found = Stored() if record is None else record.stored
             if found.revision != expected.revision:
                 raise VersionConflict(session_id, expected=expected.version, found=found.version or None)
-            self._write(self._path(session_id, "json"), text, durable=True)
+            write_whole(self._files.path(session_id, "json"), text.encode(), durable=True)
             self._forget_begun(session_id, ended)
 
     def _delete(self, session_id: str) -> None:
-        with self._trouble(), self._alone(session_id):
-            self._path(session_id, "begun").unlink(missing_ok=True)
-            self._path(session_id, "json").unlink(missing_ok=True)
-            self._sync_directory()
+        with self._files.trouble(), self._files.alone(session_id):
+            self._files.path(session_id, "begun").unlink(missing_ok=True)
+            self._files.path(session_id, "json").unlink(missing_ok=True)
+            self._forget_backlog(session_id)
+            sync(self._files.directory)
 
     def _count(self, session_id: str, turn_id: str, step: int) -> int:
-        with self._trouble(), self._alone(session_id):
+        with self._files.trouble(), self._files.alone(session_id):
             begun = self._load_begun(session_id)
             begun[turn_id] = begun.get(turn_id, 0) + step
             self._save_begun(session_id, begun)
@@ -120,9 +118,13 @@ class FileSessionStore:
         if left != begun:
             self._save_begun(session_id, left)
 
+    def _has_ended(self, session_id: str, turn_id: str) -> bool:
+        record = self._load(session_id)
+        return record is not None and record.turns.get(turn_id) is not None
+
     def _load_begun(self, session_id: str) -> dict[str, int]:
         try:
-            begun = json.loads(self._path(session_id, "begun").read_bytes())
+            begun = json.loads(self._files.path(session_id, "begun").read_bytes())
         except FileNotFoundError:
             return {}
         except ValueError as error:
@@ -132,58 +134,10 @@ class FileSessionStore:
         return begun
 
     def _save_begun(self, session_id: str, begun: dict[str, int]) -> None:
-        path = self._path(session_id, "begun")
+        path = self._files.path(session_id, "begun")
         left = {turn_id: count for turn_id, count in begun.items() if count > 0}
         if left:
             # The page cache survives the death of the process, which is what is counted here: no sync.
-            self._write(path, json.dumps(left), durable=False)
+            write_whole(path, json.dumps(left).encode(), durable=False)
         else:
             path.unlink(missing_ok=True)
-
-    def _write(self, path: Path, text: str, *, durable: bool) -> None:
-        # Only the holder of the session's flock writes, so one name is enough, and what a crash left is
-        # replaced.
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            file.write(text.encode())
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-        if durable:
-            self._sync_directory()
-
-    def _sync_directory(self) -> None:
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-
-    def _path(self, session_id: str, kind: str) -> Path:
-        return self._directory / f"{safe_name(session_id)}.{kind}"
-
-    @contextmanager
-    def _alone(self, session_id: str) -> Iterator[None]:
-        """The session's ``flock``, which orders the writers of all processes and of all threads."""
-        path, wait = self._path(session_id, "lock"), 0.001
-        deadline = time.monotonic() + self._timeout_s
-        while (fd := try_flock(path)) is None:
-            if time.monotonic() > deadline:
-                raise StoreUnavailable(
-                    f"session {session_id!r}: another process has held {path} for {self._timeout_s:g} s; "
-                    "look for a stopped process that uses this directory"
-                )
-            time.sleep(wait)
-            wait = min(wait * 1.5, 0.02)
-        try:
-            yield
-        finally:
-            drop_flock(path, fd)
-
-    @contextmanager
-    def _trouble(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            raise unusable(self._directory, error) from error

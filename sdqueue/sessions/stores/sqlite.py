@@ -15,11 +15,13 @@ from sdqueue.sessions import codec
 from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import TurnRing
 from sdqueue.sessions.stores.foreign import save_foreign
-from sdqueue.sessions.stores.sqlite_thread import SQLiteThread
+from sdqueue.sessions.stores.sqlite_backlog import SCHEMA as BACKLOG_SCHEMA
+from sdqueue.sessions.stores.sqlite_backlog import SQLiteBacklog, delete_backlog
+from sdqueue.sessions.stores.sqlite_thread import SQLiteThread, Text, from_blob, to_text
 
 # session_records.version is the revision: the version, and the life that it is of. Files of before lives had names have
 # it as a number, which SQLite compares with the text as it should.
-_SCHEMA: Final = """
+_SCHEMA: Final = f"""
 CREATE TABLE IF NOT EXISTS session_records (
     key INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE,
     version TEXT NOT NULL, messages INTEGER NOT NULL, head TEXT
@@ -34,14 +36,14 @@ CREATE TABLE IF NOT EXISTS session_turns (
 CREATE INDEX IF NOT EXISTS session_turns_with_replies ON session_turns (key, n) WHERE body IS NOT NULL;
 CREATE TABLE IF NOT EXISTS session_begun (
     id TEXT NOT NULL, turn_id TEXT NOT NULL, count INTEGER NOT NULL, PRIMARY KEY (id, turn_id)
-) WITHOUT ROWID
+) WITHOUT ROWID;
+{BACKLOG_SCHEMA}
 """
 
-_Text = str | bytes
-_Turn = tuple[_Text, float, str | None]
+_Turn = tuple[Text, float, str | None]
 
 
-class SQLiteSessionStore:
+class SQLiteSessionStore(SQLiteBacklog):
     """Keeps sessions in an SQLite database in WAL mode; several processes of one machine may share it.
 
     Messages and outcomes of turns are rows, so a save writes what is new and not the conversation again. A
@@ -82,7 +84,7 @@ class SQLiteSessionStore:
         Raises:
             StoreUnavailable: the database cannot be used.
         """
-        await self._thread.write(partial(_delete, _text(session_id)))
+        await self._thread.write(partial(_delete, to_text(session_id)))
 
     async def is_current(self, session_id: str, known: Stored) -> bool:
         """Whether the database still has this very state, by one row.
@@ -90,7 +92,7 @@ class SQLiteSessionStore:
         Raises:
             StoreUnavailable: the database cannot be used.
         """
-        return await self._thread.read(partial(_is_current, _text(session_id), known))
+        return await self._thread.read(partial(_is_current, to_text(session_id), known))
 
     async def begin(self, session_id: str, turn_id: str) -> int:
         """Count a beginning of this turn. Returns how many there were.
@@ -98,7 +100,7 @@ class SQLiteSessionStore:
         Raises:
             StoreUnavailable: the database cannot be used.
         """
-        return await self._thread.write(partial(_begin, _text(session_id), _text(turn_id)))
+        return await self._thread.write(partial(_begin, to_text(session_id), to_text(turn_id)))
 
     async def rewind(self, session_id: str, turn_id: str) -> None:
         """Take one beginning back.
@@ -106,7 +108,7 @@ class SQLiteSessionStore:
         Raises:
             StoreUnavailable: the database cannot be used.
         """
-        await self._thread.write(partial(_rewind, _text(session_id), _text(turn_id)))
+        await self._thread.write(partial(_rewind, to_text(session_id), to_text(turn_id)))
 
     async def aclose(self) -> None:
         """Close the database, after what is under way. Idempotent; a later use opens it again."""
@@ -134,9 +136,9 @@ class _Change:
     bodies: list[str]
     whole: bool
     turns: list[_Turn]
-    oldest: _Text | None
-    oldest_answered: _Text | None
-    ended: list[_Text]
+    oldest: Text | None
+    oldest_answered: Text | None
+    ended: list[Text]
 
 
 class _RowsMissing(Exception):
@@ -158,7 +160,7 @@ def _change(session_id: str, record: SessionRecord, *, whole: bool) -> _Change:
         turns=_turns(ring, whole=whole_ring),
         oldest=_first(ring.ids or ring.outcomes),
         oldest_answered=_first(ring.outcomes),
-        ended=[_text(outcome.turn_id) for outcome in ring.fresh],
+        ended=[to_text(outcome.turn_id) for outcome in ring.fresh],
     )
 
 
@@ -172,9 +174,9 @@ def _turns(ring: TurnRing, *, whole: bool) -> list[_Turn]:
     for turn_id in latest:
         outcome_now = ring.outcomes.get(turn_id)
         if outcome_now is not None:
-            rows.append((_text(turn_id), outcome_now.at, codec.encode_outcome(outcome_now)))
+            rows.append((to_text(turn_id), outcome_now.at, codec.encode_outcome(outcome_now)))
         elif turn_id in ring.ids:
-            rows.append((_text(turn_id), ring.ids[turn_id], None))
+            rows.append((to_text(turn_id), ring.ids[turn_id], None))
     return rows
 
 
@@ -188,26 +190,26 @@ def _save(change: _Change, connection: sqlite3.Connection) -> None:
     connection.executemany("INSERT INTO session_messages VALUES (?, ?, ?)", rows)
     if change.whole or change.ended:
         _save_turns(change, key, connection)
-    begun = [(_text(change.session_id), turn_id) for turn_id in change.ended]
+    begun = [(to_text(change.session_id), turn_id) for turn_id in change.ended]
     connection.executemany("DELETE FROM session_begun WHERE id = ? AND turn_id = ?", begun)
 
 
 def _claim(change: _Change, connection: sqlite3.Connection) -> tuple[int, int]:
     """Compare and set the revision. Returns the session's key, and how many messages it had."""
-    session, expected, saved = _text(change.session_id), change.expected, change.saved
+    session, expected, saved = to_text(change.session_id), change.expected, change.saved
     row = connection.execute(
         "SELECT key, CAST(version AS INTEGER), messages FROM session_records WHERE id = ?", (session,)
     ).fetchone()
     if row is None and not expected.version:
         new = connection.execute(
             "INSERT INTO session_records (id, version, messages, head) VALUES (?, ?, ?, ?)",
-            (session, _text(saved.revision), saved.items, change.head),
+            (session, to_text(saved.revision), saved.items, change.head),
         )
         assert new.lastrowid is not None
         return new.lastrowid, 0
     updated = connection.execute(
         "UPDATE session_records SET version = ?, messages = ?, head = ? WHERE id = ? AND version = ?",
-        (_text(saved.revision), saved.items, change.head, session, _text(expected.revision)),
+        (to_text(saved.revision), saved.items, change.head, session, to_text(expected.revision)),
     )
     if row is None or not updated.rowcount:
         found = None if row is None else row[1]
@@ -237,7 +239,7 @@ def _save_turns(change: _Change, key: int, connection: sqlite3.Connection) -> No
     )
 
 
-def _row_of(turn_id: _Text, key: int, connection: sqlite3.Connection) -> int:
+def _row_of(turn_id: Text, key: int, connection: sqlite3.Connection) -> int:
     row = connection.execute("SELECT n FROM session_turns WHERE key = ? AND turn_id = ?", (key, turn_id)).fetchone()
     if row is None:
         raise _RowsMissing
@@ -249,7 +251,7 @@ def _load(session_id: str, connection: sqlite3.Connection) -> SessionRecord | No
     # Cast to blobs: what is no UTF-8 is then a damaged record and not a failing database.
     row = connection.execute(
         "SELECT key, CAST(version AS BLOB), messages, CAST(head AS BLOB) FROM session_records WHERE id = ?",
-        (_text(session_id),),
+        (to_text(session_id),),
     ).fetchone()
     if row is None:
         return None
@@ -275,16 +277,16 @@ def _load(session_id: str, connection: sqlite3.Connection) -> SessionRecord | No
     return record
 
 
-def _is_current(session: _Text, known: Stored, connection: sqlite3.Connection) -> bool:
+def _is_current(session: Text, known: Stored, connection: sqlite3.Connection) -> bool:
     row = connection.execute(
-        "SELECT 1 FROM session_records WHERE id = ? AND version = ?", (session, _text(known.revision))
+        "SELECT 1 FROM session_records WHERE id = ? AND version = ?", (session, to_text(known.revision))
     ).fetchone()
     return row is not None
 
 
 def _ids(rows: list[tuple[bytes, float]]) -> dict[str, float]:
     try:
-        ids = {turn_id.decode("utf-8", "surrogatepass"): at for turn_id, at in rows}
+        ids = {from_blob(turn_id): at for turn_id, at in rows}
     except ValueError as error:
         raise RecordCorrupt(f"the stored session record is damaged: the id of a turn: {error}") from error
     if not all(type(at) is float for at in ids.values()):
@@ -292,16 +294,17 @@ def _ids(rows: list[tuple[bytes, float]]) -> dict[str, float]:
     return ids
 
 
-def _delete(session: _Text, connection: sqlite3.Connection) -> None:
+def _delete(session: Text, connection: sqlite3.Connection) -> None:
     row = connection.execute("SELECT key FROM session_records WHERE id = ?", (session,)).fetchone()
     if row is not None:
         connection.execute("DELETE FROM session_messages WHERE key = ?", row)
         connection.execute("DELETE FROM session_turns WHERE key = ?", row)
         connection.execute("DELETE FROM session_records WHERE key = ?", row)
     connection.execute("DELETE FROM session_begun WHERE id = ?", (session,))
+    delete_backlog(session, connection)
 
 
-def _begin(session: _Text, turn_id: _Text, connection: sqlite3.Connection) -> int:
+def _begin(session: Text, turn_id: Text, connection: sqlite3.Connection) -> int:
     connection.execute(
         "INSERT INTO session_begun VALUES (?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1",
         (session, turn_id),
@@ -313,19 +316,10 @@ def _begin(session: _Text, turn_id: _Text, connection: sqlite3.Connection) -> in
     return count
 
 
-def _rewind(session: _Text, turn_id: _Text, connection: sqlite3.Connection) -> None:
+def _rewind(session: Text, turn_id: Text, connection: sqlite3.Connection) -> None:
     connection.execute("UPDATE session_begun SET count = count - 1 WHERE id = ? AND turn_id = ?", (session, turn_id))
     connection.execute("DELETE FROM session_begun WHERE id = ? AND turn_id = ? AND count <= 0", (session, turn_id))
 
 
-def _text(value: str) -> _Text:
-    """A string as SQLite takes it: its texts cannot hold lone surrogates, so such a one is a blob."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return value.encode("utf-8", "surrogatepass")
-    return value
-
-
-def _first(ids: Iterable[str]) -> _Text | None:
-    return next((_text(turn_id) for turn_id in ids), None)
+def _first(ids: Iterable[str]) -> Text | None:
+    return next((to_text(turn_id) for turn_id in ids), None)

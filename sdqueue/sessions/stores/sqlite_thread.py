@@ -16,9 +16,25 @@ from typing import Any, Final, TypeVar
 from sdqueue.errors import StoreUnavailable
 
 T = TypeVar("T")
+Text = str | bytes
+"""A string as SQLite takes it, see :func:`to_text`."""
 
 _LARGEST_BATCH: Final = 256
 """So many writers share a transaction: enough to hide the sync, few enough to let other processes in."""
+
+
+def to_text(value: str) -> Text:
+    """A string as SQLite takes it: its texts cannot hold lone surrogates, so such a one is a blob."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode("utf-8", "surrogatepass")
+    return value
+
+
+def from_blob(value: bytes) -> str:
+    """The string of :func:`to_text`, read with a cast to a blob."""
+    return value.decode("utf-8", "surrogatepass")
 
 
 @dataclass(eq=False)

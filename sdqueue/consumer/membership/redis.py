@@ -1,0 +1,92 @@
+"""RedisMembership: consumers on any number of machines sign a list in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from importlib import resources
+from typing import Any, Final
+
+from redis.asyncio import Redis, RedisCluster
+
+from sdqueue.brokers import Topology
+from sdqueue.consumer.membership.beating import LIFE_S, Answer, BeatingMembership, Entry
+from sdqueue.consumer.membership.membership import Seen
+from sdqueue.sessions.redis.connection import connect
+from sdqueue.sessions.redis.keys import Keys, KeySpace
+from sdqueue.sessions.redis.scripts import Script, ScriptRunner
+
+ANSWER_S: Final = 1.5
+"""A beat without an answer for so long is given up, so that another one has time within a member's life."""
+
+_FOLDER: Final = resources.files(__package__)
+BEAT: Final = Script("beat", folder=_FOLDER)
+LEAVE: Final = Script("leave", folder=_FOLDER)
+
+
+class RedisMembership(BeatingMembership):
+    """A membership in a pool whose list is in Redis: a sorted set by the server's clock, and a hash beside it.
+
+    It has a connection of its own, so that sessions under way do not hold up a sign of life.
+
+    Parameters:
+        topology: of the pool; all members have the same.
+        url: see :func:`~sdqueue.sessions.redis.connection.connect`.
+        name: of the consumer.
+        client: instead of the URL, a redis-py client of the application's own.
+
+    Raises:
+        ConfigurationError: the URL or the namespace cannot work.
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        url: str | None = None,
+        *,
+        name: str = "consumer",
+        client: Redis | RedisCluster | None = None,
+    ) -> None:
+        super().__init__(topology.turn_queues, name=name)
+        self._link = connect(url, client)
+        self._keys: Keys = KeySpace(topology.namespace).pool
+        self._scripts = ScriptRunner(self._link, in_flight=1, timeout_s=min(ANSWER_S, self._link.timeout_s))
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.leave()
+        await self._scripts.aclose()
+        await self._link.aclose()
+
+    async def look(self) -> dict[str, Seen]:
+        """The members by id, for one that is none itself.
+
+        Raises:
+            StoreUnavailable: Redis cannot be reached.
+        """
+        answer = await self._ask(ScriptRunner(self._link), b"", "")
+        now = asyncio.get_running_loop().time()
+        return {entry.member: Seen(self._written.read(entry.said), now) for entry in answer.entries}
+
+    async def beat(self, said: str) -> Answer:
+        """See :class:`BeatingMembership`."""
+        return await self._ask(self._scripts, self._name, said)
+
+    async def sign_off(self) -> None:
+        """See :class:`BeatingMembership`."""
+        await self._scripts.call(LEAVE, self._keys, (self._name,))
+
+    @property
+    def _name(self) -> bytes:
+        return self.member.encode("utf-8", "surrogateescape")
+
+    async def _ask(self, scripts: ScriptRunner, name: bytes, said: str) -> Answer:
+        added, epoch, *listed = await scripts.call(BEAT, self._keys, (name, said, int(LIFE_S * 1000)))
+        texts = [_text(value) for value in listed]
+        entries = [
+            Entry(member, int(float(signed)), said)
+            for member, signed, said in zip(texts[::3], texts[1::3], texts[2::3], strict=True)
+        ]
+        return Answer(bool(added), entries, None if epoch is None else _text(epoch))
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)

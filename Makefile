@@ -5,16 +5,26 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 PYTEST_ARGS ?=
+SEEDS ?= 1000
+START ?= 0
+
+# What make chaos does: CHAOS="kill_consumer random" chooses scenarios, SEED and SECONDS of load vary them.
+CHAOS ?=
+SEED ?= 1
+SECONDS ?=
+BROKER ?= rabbitmq
+STORE ?= redis
 
 # Two workers, each with whole files, so that a module's private servers are started once.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format unit integration servers venv clean
+.PHONY: help demo test lint types format unit integration chaos simulate servers venv clean
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
+	@echo '  CHAOS="kill_consumer random" SEED=7 SECONDS=60 BROKER=rabbitmq STORE=redis choose what make chaos does.'
 	@echo '  PYTHON=python3.12 chooses the Python of a new $(VENV); PYTEST_ARGS="-k lease" goes to pytest.'
 	@echo '  SDQUEUE_TEST_AMQP_URL and SDQUEUE_TEST_REDIS_URL name servers for the tests; without them, containers'
 	@echo '  or private instances are started. On Debian as root, missing packages are installed.'
@@ -41,6 +51,13 @@ unit: $(VENV)/.dev ## The tests that need no server
 
 integration: servers ## The tests that need RabbitMQ or Redis
 	$(PYTEST) -m 'rabbitmq or redis' $(PYTEST_ARGS)
+
+chaos: servers ## Attack real consumers in every way of docs/guarantees.md, and check what came of it
+	$(BIN)/python -m tests.chaos $(CHAOS) --seed $(SEED) --broker $(BROKER) --store $(STORE) \
+		$(if $(SECONDS),--seconds $(SECONDS)) --markdown
+
+simulate: $(VENV)/.dev ## The consumer in made-up worlds, with killed processes and failing backends: make simulate SEEDS=5000
+	$(BIN)/python -m tests.simulation --seeds $(SEEDS) --start $(START)
 
 servers: $(VENV)/.dev ## See that the tests can have RabbitMQ and Redis; install them on Debian as root
 	$(BIN)/python -m tests.servers.install

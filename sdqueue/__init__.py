@@ -29,6 +29,7 @@ from sdqueue.consumer import (
     RedisMembership,
     RetryPolicy,
 )
+from sdqueue.deadletters import Batch, DeadLetter, DeadLetters, LetterFilter
 from sdqueue.errors import (
     AgentError,
     AgentResultError,
@@ -90,6 +91,11 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "DeadTurn",
     "partition_of",
     "routing_key",
+    # dead letters
+    "DeadLetters",
+    "DeadLetter",
+    "LetterFilter",
+    "Batch",
     # agents
     "Agent",
     "AgentFactory",

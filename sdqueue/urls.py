@@ -49,15 +49,26 @@ def check_url(url: str, schemes: tuple[str, ...]) -> str:
             }
             if not rest.startswith("/") or not rest.strip("/") or "?" in rest or "#" in rest:
                 raise ValueError(f"needs a path and nothing else: {example[scheme]}")
+        case "redis" | "rediss":
+            _check_server(url)
         case _:
-            _check_server(url, several=scheme.partition("+")[2] != "")
+            for one in each_host(url):
+                _check_server(one)
     return url
 
 
-def _check_server(url: str, *, several: bool) -> None:
+def each_host(url: str) -> list[str]:
+    """A URL for each host of one that names several, separated by commas: ``amqp://me:pw@a:5672,b/shop``."""
+    scheme, separator, rest = url.partition("://")
+    end = next((at for at, character in enumerate(rest) if character in "/?#"), len(rest))
+    userinfo, at, hosts = rest[:end].rpartition("@")
+    return [f"{scheme}{separator}{userinfo}{at}{host}{rest[end:]}" for host in hosts.split(",")]
+
+
+def _check_server(url: str) -> None:
     try:
         parts = urlsplit(url)
-        port = None if several else parts.port
+        port = parts.port
     except ValueError:  # its words would show a piece of the password
         raise ValueError(
             "is no URL with a port number; special characters of a password are encoded, / as %2F"

@@ -12,13 +12,16 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import pytest
 
+from tests.servers.cluster import RabbitMQCluster
 from tests.servers.kinds import KINDS, RABBITMQ, REDIS, Kind
 from tests.servers.namespaces import clear_rabbitmq, clear_redis, declarations
 from tests.servers.process import LocalServer
 from tests.servers.provide import NoServer, sources
 from tests.servers.rabbitmq import LocalRabbitMQ
 from tests.servers.redis import LocalRedis
+from tests.servers.redis_group import RedisGroup
 from tests.servers.run import Run
+from tests.servers.system import System
 
 FOLDER: Final = "SDQUEUE_TEST_RUN_FOLDER"
 """Tells the workers of pytest-xdist where the run's servers are written down."""
@@ -27,9 +30,12 @@ RUN: Final = pytest.StashKey[Run]()
 
 SHARED: Final = {"amqp_url": RABBITMQ, "redis_url": REDIS}
 
-NEEDS: Final = {**SHARED, "private_rabbitmq": RABBITMQ, "private_redis": REDIS}
+NEEDS: Final = {
+    **SHARED, "private_rabbitmq": RABBITMQ, "rabbitmq_cluster": RABBITMQ, "private_redis": REDIS, "redis_group": REDIS,
+}  # fmt: skip
 
-S = TypeVar("S", bound=LocalServer)
+Private = LocalServer | RabbitMQCluster
+S = TypeVar("S", LocalRabbitMQ, LocalRedis, RabbitMQCluster)
 
 
 # The run
@@ -162,40 +168,57 @@ def _await(work: Coroutine[Any, Any, None]) -> None:
 # Servers of a test's own
 
 
-@pytest.fixture(scope="module")
-def private_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[type[S], str], S]]:
-    """The private servers of a module by class and name; all are closed after its last test."""
-    servers: dict[tuple[type[LocalServer], str], LocalServer] = {}
+def system_of(kind: Kind) -> System:
+    """Where the private servers of a kind come from; a test that cannot have them is refused."""
+    if "local" not in sources(os.environ):
+        refuse(f"no {kind.name}: a private instance is needed, and SDQUEUE_TEST_SOURCES excludes local", os.environ)
+    system = kind.release(os.environ).system(os.environ)
+    missing = kind.local.missing(system)
+    if missing:
+        refuse(f"no {kind.name}: a private instance is needed, and {missing}", os.environ)
+    return system
 
-    def get(cls: type[S], name: str) -> S:
-        if (cls, name) not in servers:
-            servers[cls, name] = cls(tmp_path_factory.mktemp(f"{cls.__name__}-{name}"))
-        server = servers[cls, name]
+
+class PrivateServers:
+    """The private servers of a module by class and name; all are closed after its last test."""
+
+    def __init__(self, make_folder: Callable[[str], Path]) -> None:
+        self._make_folder = make_folder
+        self._servers: dict[tuple[type[Private], str], Private] = {}
+
+    def get(self, cls: type[S], system: System, name: str) -> S:
+        if (cls, name) not in self._servers:
+            self._servers[cls, name] = cls(self._make_folder(f"{cls.__name__}-{name}"), system)
+        server = self._servers[cls, name]
         assert isinstance(server, cls)
         return server
 
-    yield get
-    for server in servers.values():
-        server.close()
+    def close(self) -> None:
+        for server in self._servers.values():
+            server.close()
 
 
-def _private(cls: type[S], kind: Kind, get: Callable[[type[S], str], S]) -> Callable[..., Awaitable[S]]:
-    missing = cls.missing() if "local" in sources(os.environ) else "SDQUEUE_TEST_SOURCES excludes local"
-    if missing:
-        refuse(f"no {kind.name}: a private instance is needed, and {missing}", os.environ)
+@pytest.fixture(scope="module")
+def private_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateServers]:
+    servers = PrivateServers(tmp_path_factory.mktemp)
+    yield servers
+    servers.close()
+
+
+def _private(cls: type[S], kind: Kind, servers: PrivateServers) -> Callable[..., Awaitable[S]]:
+    system = system_of(kind)
 
     async def make(name: str = "main") -> S:
-        server = await get(cls, name).start()
-        server.resume()
+        server = await servers.get(cls, system, name).start()
+        if isinstance(server, LocalServer):
+            server.resume()
         return server
 
     return make
 
 
 @pytest.fixture
-def private_rabbitmq(
-    private_servers: Callable[[type[LocalRabbitMQ], str], LocalRabbitMQ],
-) -> Callable[..., Awaitable[LocalRabbitMQ]]:
+def private_rabbitmq(private_servers: PrivateServers) -> Callable[..., Awaitable[LocalRabbitMQ]]:
     """``await private_rabbitmq()``: a RabbitMQ that the test may stop, kill or freeze.
 
     It starts in 5 to 11 s, so the tests of a module share the one of a name, running again whatever was done to it.
@@ -204,8 +227,20 @@ def private_rabbitmq(
 
 
 @pytest.fixture
-def private_redis(
-    private_servers: Callable[[type[LocalRedis], str], LocalRedis],
-) -> Callable[..., Awaitable[LocalRedis]]:
+def rabbitmq_cluster(private_servers: PrivateServers) -> Callable[..., Awaitable[RabbitMQCluster]]:
+    """``await rabbitmq_cluster()``: three nodes, all up; a module's tests share them."""
+    return _private(RabbitMQCluster, RABBITMQ, private_servers)
+
+
+@pytest.fixture
+def private_redis(private_servers: PrivateServers) -> Callable[..., Awaitable[LocalRedis]]:
     """``await private_redis()``: a Redis that the test may stop, kill, freeze or empty; a module's tests share it."""
     return _private(LocalRedis, REDIS, private_servers)
+
+
+@pytest.fixture
+def redis_group(tmp_path: Path) -> Iterator[RedisGroup]:
+    """Redis processes that belong together, for this test alone: Sentinel, a cluster."""
+    group = RedisGroup(tmp_path, system_of(REDIS))
+    yield group
+    group.close()

@@ -68,6 +68,7 @@ LAYERS = {
     "sdqueue.agents": ["errors"],
     "sdqueue.sessions": ["agents", "errors", "urls"],
     "sdqueue.brokers": ["errors", "messages", "urls"],
+    "sdqueue.deadletters": ["agents", "brokers", "errors", "messages", "sessions", "urls"],
     "sdqueue.observe": ["errors", "messages"],
     "sdqueue.consumer": ["agents", "brokers", "channels", "errors", "messages", "observe", "sessions", "urls"],
 }

@@ -5,18 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 from sdqueue.deadletters import DeadLetter
 from sdqueue.errors import ConfigurationError
 from sdqueue.messages import SDQUEUE_HEADERS
+
+MAX_PADDING: Final = 40
+"""A longer id moves the rest of its own line only."""
+
+LEAST_OF_ERROR: Final = 40
 
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -68,19 +69,18 @@ def safe(text: str) -> str:
 
 
 def print_table(letters: Iterable[DeadLetter]) -> None:
-    """Letters as a table, one a row."""
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for name in ("turn", "session"):
-        table.add_column(name, overflow="fold")
-    for name in ("channel", "reason", "attempts", "died at"):
-        table.add_column(name, no_wrap=name != "died at")
-    table.add_column("error", no_wrap=True, overflow="ellipsis")
+    """Letters as a table, one a line. Ids are whole, to be copied; the error is cut to what is left of the line."""
+    rows = [["turn", "session", "channel", "reason", "attempts", "replays", "died at", "error"]]
     for letter in letters:
         why = letter.why
-        attempts = f"{why.attempts}, replay {why.replay}" if why.replay else str(why.attempts)
-        cells = (letter.name, why.session_id, why.channel, why.reason, attempts, _time(why.died_at), why.error)
-        table.add_row(*(Text(safe(cell.replace("\n", " "))) for cell in cells))
-    Console().print(table)
+        counts = (str(why.attempts), str(why.replay))
+        shown = (letter.name, why.session_id, why.channel, why.reason, *counts, _time(why.died_at), why.error)
+        rows.append([safe(value).replace("\n", " ") for value in shown])
+    widths = [min(MAX_PADDING, max(map(len, column))) for column in zip(*rows, strict=True)]
+    for *cells, error in rows:
+        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=False))
+        left = max(LEAST_OF_ERROR, shutil.get_terminal_size().columns - len(line) - 2)
+        print(f"{line}  {error if len(error) <= left else error[: left - 1] + '…'}")
 
 
 def print_details(letter: DeadLetter) -> None:

@@ -67,6 +67,7 @@ class BacklogKeeper:
         self._settled: list[str] = []
         self._mark: str | None = None
         self._after = 0
+        self._looks = 0  # counts the beginnings; what a look finds that was overtaken by another one is worth nothing
         self._parked = False
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -82,7 +83,7 @@ class BacklogKeeper:
         running = self._box.running
         if running is not None and running.turn is not None and running not in (works := list(works)):
             for work in (running, *running.taken):
-                self._adopt(work, key_of(work))
+                self._adopt(work, work.key)
             works = [running, *running.taken, *works]
         self._arrived.extend(works)
         self._task = asyncio.create_task(self._run(), name=f"backlog of session {self._session_id}")
@@ -90,6 +91,17 @@ class BacklogKeeper:
     def put(self, work: Work) -> None:
         """See :class:`~sdqueue.consumer.mailbox.Keeper`."""
         self._arrived.append(work)
+        self.serve()
+
+    def take_back(self, work: Work) -> None:
+        """See :class:`~sdqueue.consumer.mailbox.Keeper`."""
+        self._after = 0
+        self._looks += 1
+        self._in_hand = set(self._settled)
+        if work.is_delivery:
+            work.on_backlog = None
+            if work not in self._arrived:
+                self._arrived.append(work)
         self.serve()
 
     def serve(self) -> None:
@@ -123,7 +135,7 @@ class BacklogKeeper:
         """Bring what has arrived into the backlog, and settle it there."""
         while self._arrived:
             works = list(self._arrived)
-            turns = [Deferred(key_of(work), dump(work)) for work in works]
+            turns = [Deferred(work.key, dump(work)) for work in works]
             accepted = await self._ask(
                 self._desk.store.defer, self._session_id, turns, limit=self._desk.options.backlog_size
             )
@@ -147,9 +159,11 @@ class BacklogKeeper:
             self._in_hand.difference_update(keys)
         if self._parked or self._box.waiting:
             return
-        turns = await self._ask(
-            self._desk.store.deferred, self._session_id, after=self._after, count=self._desk.options.mailbox_size
-        )
+        count, look = self._desk.options.mailbox_size, self._looks
+        turns = await self._ask(self._desk.store.deferred, self._session_id, after=self._after, count=count)
+        if look != self._looks:
+            self.serve()
+            return
         if turns:
             self._after = turns[-1].position
         limit = self._desk.options.max_text_bytes
@@ -196,11 +210,6 @@ class BacklogKeeper:
     def _away(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         self._desk.observer.backend_away(backend="store", error=str(error))
-
-
-def key_of(work: Work) -> str:
-    """What names a turn in a backlog. A replay of a turn is not the turn, which may still be there."""
-    return f"{work.turn_id}\x00{work.replay}" if work.replay else work.turn_id
 
 
 def dump(work: Work) -> bytes:

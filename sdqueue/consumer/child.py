@@ -40,7 +40,10 @@ def end_of(code: int | None) -> str:
     """How a process ended, in words."""
     if code is None:
         return "killed, for it took too long"
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    if code >= 0:
+        return f"exit code {code}"
+    known = -code in set(signal.Signals)  # most of those for real time have no name
+    return f"signal {signal.Signals(-code).name if known else -code}"
 
 
 class Child:
@@ -71,24 +74,24 @@ class Child:
         Raises:
             ChildNotStarted: it could not.
         """
-        ours, theirs = socket.socketpair()
-        with theirs:
-            reader, writer = await asyncio.open_connection(sock=ours)
-            try:
-                # In a group of its own: Ctrl-C in a terminal is for the consumer, and must not look like the turn's
-                # doing.
-                process = await asyncio.create_subprocess_exec(
-                    *(sys.executable, "-m", "sdqueue.consumer.isolated", str(theirs.fileno()), agent),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
-                )
-            except OSError as error:
-                writer.close()
-                raise ChildNotStarted(f"{type(error).__name__}: {error}") from error
-            except BaseException:
-                writer.close()
-                raise
+        try:
+            ours, theirs = socket.socketpair()
+            with theirs:
+                reader, writer = await asyncio.open_connection(sock=ours)
+                try:
+                    # In a group of its own: Ctrl-C in a terminal is for the consumer, and must not look like the
+                    # turn's doing.
+                    process = await asyncio.create_subprocess_exec(
+                        *(sys.executable, "-m", "sdqueue.consumer.isolated", str(theirs.fileno()), agent),
+                        stdin=asyncio.subprocess.DEVNULL,
+                        pass_fds=(theirs.fileno(),),
+                        start_new_session=True,
+                    )
+                except BaseException:
+                    writer.close()
+                    raise
+        except OSError as error:
+            raise ChildNotStarted(f"{type(error).__name__}: {error}") from error
         child = cls(process, reader, writer)
         try:
             said = await child._expect(read_frame(reader), timeout)

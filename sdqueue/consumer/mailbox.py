@@ -41,6 +41,9 @@ class Keeper(Protocol):
         """Let a turn wait behind the backlog."""
         ...
 
+    def take_back(self, work: Work) -> None:
+        """Let a turn wait in the backlog that was not to run yet, and bring what it has back in order once more."""
+
     def serve(self) -> None:
         """Look whether the mailbox needs more turns, or what was said of it has changed."""
         ...
@@ -302,9 +305,9 @@ class Mailboxes:
         work.unsorted = False
         if box.keeper is None:
             self._overflow(box, [work, *box.waiting])
-        elif work.on_backlog is None:
-            box.keeper.put(work)
-        if ran is Ran.PARKED:
+        else:
             box.waiting = deque(later for later in box.waiting if later.on_backlog is None)
-            assert box.keeper is not None
+            box.keeper.take_back(work)
+        assert box.keeper is not None
+        if ran is Ran.PARKED:
             box.keeper.park()

@@ -122,7 +122,7 @@ class Ownership:
         Returns whether there are others to hand over to: then :meth:`hand_over` is due.
         """
         self._leaving_since = asyncio.get_running_loop().time()
-        if len(self._sighting.members) < 2 or not self._roles:
+        if self._away or not self._roles or len(self._sighting.members) < 2:
             return False
         self._announce()
         self._changed.set()
@@ -142,12 +142,14 @@ class Ownership:
         """Be gone for the other members."""
         await self._membership.leave()
 
-    def on_change(self, queue: str) -> None:
-        """A subscription has begun or ended."""
+    def on_change(self, queue: str, lost: bool) -> None:
+        """A subscription has begun, or has ended by a release or by a loss."""
         seat = self._seats[queue]
-        if seat.reader.subscription is None:
-            self._losses += seat.reader.wanted
-            seat.ended(asyncio.get_running_loop().time(), mine=self.owns(queue))
+        if lost:
+            self._losses += 1
+            seat.lost(asyncio.get_running_loop().time(), mine=self.owns(queue))
+        elif seat.reader.subscription is None:
+            seat.closed()
         self._announce()
         self._changed.set()
 
@@ -160,13 +162,16 @@ class Ownership:
             if not self._away:
                 self._observer.backend_away(backend="membership", error=sighting.problem)
             self._away = True
+            if self._leaving_since is not None:
+                self._handed_over.set()  # it cannot be seen whether anybody is there
             return
         self._away = False
-        members = frozenset(member for member, seen in sighting.members.items() if not seen.says.leaving)
-        if self._leaving_since is None and self._debounce.see(members, sighting.at, after_gap=sighting.after_gap):
-            self._assign(sighting.at)
-        elif self._debounce.patient and not members >= self._debounce.believed:
-            return  # those who are missing have not had the time to sign again: they are believed to be there
+        if self._leaving_since is None:
+            members = frozenset(member for member, seen in sighting.members.items() if not seen.says.leaving)
+            if self._debounce.see(members, sighting.at, after_gap=sighting.after_gap):
+                self._assign(sighting.at)
+            elif self._debounce.patient and not members >= self._debounce.believed:
+                return  # those who are missing have not had the time to sign again: they are believed to be there
         self._sighting = sighting
         self._changed.set()
 

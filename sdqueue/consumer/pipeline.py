@@ -13,10 +13,11 @@ from sdqueue.agents import TurnResult
 from sdqueue.channels import DoubleTexting
 from sdqueue.consumer.answer import AgentRunner, agents_code, ask
 from sdqueue.consumer.failure import AgentFailed, Refused, Stopped, describe
+from sdqueue.consumer.headers import hops
 from sdqueue.consumer.isolation import Isolation
 from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.replies import Addressee, DeltaSender, ReplyPublisher, make_reply
-from sdqueue.consumer.settlement import HOPS_HEADER, Settlement, State, dead, superseded
+from sdqueue.consumer.settlement import Settlement, State, dead, superseded
 from sdqueue.consumer.work import Work
 from sdqueue.errors import InvalidTurn, LockLost, RecordTooNew, SessionError, StoreUnavailable, VersionConflict
 from sdqueue.messages import InboundTurn, partition_of
@@ -125,7 +126,7 @@ class TurnPipeline:
         try:
             with agents_code():
                 async with self._worker.acquire(turn.session_id, turn_id=turn.id) as handle:
-                    early = self._early_end(work, handle)
+                    early = await self._early_end(work, handle)
                     if early is not None:
                         return early
                     work.forget_spent(lambda by: handle.recall(by) is not None)
@@ -144,7 +145,7 @@ class TurnPipeline:
             raise
         return self._completed(work, bodies, releases=releases)
 
-    def _early_end(self, work: Work, handle: SessionHandle) -> Settlement | None:
+    async def _early_end(self, work: Work, handle: SessionHandle) -> Settlement | None:
         """The fate of a turn that is not to run, or not now."""
         past = handle.recall(work.turn_id)
         if past is not None and work.is_repeat(past):
@@ -163,8 +164,11 @@ class TurnPipeline:
             return None  # there is nowhere to wait
         if handle.parked_by is not None and not (work.replay and handle.parked_by == work.turn_id):
             return Settlement(State.DEFERRED, parked=True)
-        if handle.parked_by is None and handle.waiting and work.on_backlog is None:
-            return Settlement(State.DEFERRED)
+        if handle.parked_by is None and handle.waiting and work.is_delivery:
+            # It belongs behind the backlog, unless it is what stands first there: it ran when the backlog began.
+            first = await self._worker.backlog.deferred(work.session_id, count=1)
+            if first and first[0].turn_id != work.key:
+                return Settlement(State.DEFERRED)
         return None
 
     async def _gather(self, work: Work, handle: SessionHandle) -> None:
@@ -319,10 +323,10 @@ class TurnPipeline:
         )
 
     def _elsewhere(self, work: Work) -> Settlement:
-        hops = work.delivery.message.headers.get(HOPS_HEADER, 0)
-        if isinstance(hops, int) and hops >= MAX_HOPS:
+        forwarded = hops(work.delivery.message.headers)
+        if forwarded >= MAX_HOPS:
             detail = (
-                f"was forwarded {hops} times between partitions: consumers disagree about SDQUEUE_PARTITIONS; "
+                f"was forwarded {forwarded} times between partitions: consumers disagree about SDQUEUE_PARTITIONS; "
                 "give all of them the same number and replay this turn"
             )
             return dead(work, InvalidTurn("partitions-disagree", detail), consumer=self._options.name)

@@ -31,7 +31,7 @@ class QueueReader:
         observer: told of gains and losses.
         prefetch: unacknowledged deliveries.
         places: held while subscribing, so that not all readers do it at once.
-        on_change: called when a subscription has begun, and when it has ended.
+        on_change: called when a subscription has begun, and when it has ended; says whether it was lost.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class QueueReader:
         *,
         prefetch: int,
         places: asyncio.Semaphore,
-        on_change: Callable[[str], None],
+        on_change: Callable[[str, bool], None],
     ) -> None:
         self.queue = queue
         self.delivered_at: float | None = None
@@ -72,6 +72,11 @@ class QueueReader:
     def subscription(self) -> Subscription | None:
         """The one that lives, where there is one."""
         return self._subscription
+
+    @property
+    def closing(self) -> bool:
+        """Whether it was released, and its channel is not closed yet."""
+        return self._subscription in self._released
 
     def want(self) -> None:
         """Be subscribed from now on."""
@@ -101,16 +106,15 @@ class QueueReader:
                 continue
             self._subscription = subscription
             self._observer.queue_taken(queue=self.queue)
-            self._on_change(self.queue)
+            self._on_change(self.queue, False)
             reason = await self._wait_ended(subscription)
             self._mailboxes.drop(subscription)
             await subscription.close()
             self._subscription = self.delivered_at = None
-            if subscription in self._released:
-                self._observer.queue_released(queue=self.queue, reason=reason)
-            else:
-                self._observer.queue_lost(queue=self.queue, reason=reason)
-            self._on_change(self.queue)
+            lost = subscription not in self._released
+            tell = self._observer.queue_lost if lost else self._observer.queue_released
+            tell(queue=self.queue, reason=reason)
+            self._on_change(self.queue, lost)
             if subscription in self._given_up:
                 await asyncio.sleep(AFTER_ERROR_S)
 

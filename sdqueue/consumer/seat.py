@@ -49,7 +49,7 @@ class Seat:
         self._owner_there = False
         self._owner_since = 0.0
         """Since when the owner is there, or is not there."""
-        self._ended_at = float("-inf")
+        self._lost_at = float("-inf")
         """When a subscription was lost."""
         self._misorder_s = MISORDER_S
 
@@ -61,12 +61,16 @@ class Seat:
             self._misorder_s = MISORDER_S
         self._roles = roles
 
-    def ended(self, now: float, *, mine: bool) -> None:
-        """Take notice that the subscription has ended; one that was lost is not replaced before the owner's is."""
+    def closed(self) -> None:
+        """Take notice that the subscription has ended."""
+        self._held = False
+
+    def lost(self, now: float, *, mine: bool) -> None:
+        """Take notice that the subscription was lost. It is had again by itself, but by its owner first."""
         self._held = self._behind = False
-        if not mine and self.reader.wanted:
+        if not mine:
             self.reader.release("it is for the owner to subscribe first")
-            self._ended_at = now
+            self._lost_at = now
             self._owner_since = max(self._owner_since, now)
 
     def leave(self, others: Mapping[str, Seen], *, fresh: bool) -> bool:
@@ -102,6 +106,8 @@ class Seat:
             reader.want()
             self._held = self._held or reader.subscription is not None
             return None
+        if reader.closing:
+            return None
         there = {member for member, seen in others.items() if reader.queue in seen.says.subscribed}
         if (roles.owner in there) != self._owner_there:
             self._owner_there, self._owner_since = not self._owner_there, now
@@ -125,7 +131,7 @@ class Seat:
         """The standby is not subscribed."""
         late = self._owner_since + PATIENCE_S
         if self._owner_there and (there == {roles.owner} or now >= late):
-            if seen_at < self._ended_at + FRESH_S:
+            if seen_at < self._lost_at + FRESH_S:
                 return None  # the next sighting decides
             self._behind, self._owner_losses = True, others[roles.owner].says.losses
         elif now < late:

@@ -5,16 +5,12 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
 
 from sdqueue.consumer.failure import Stopped, describe, reason_of, said_of, trace_of
 from sdqueue.consumer.replies import Addressee, make_reply
 from sdqueue.consumer.work import Work
 from sdqueue.errors import InvalidTurn
 from sdqueue.messages import DeadTurn, salvage
-
-HOPS_HEADER: Final = "sdqueue-hops"
-"""Counts forwardings, so that two consumers that disagree about the partitions do not play ball for ever."""
 
 
 class State(StrEnum):

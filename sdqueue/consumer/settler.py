@@ -12,9 +12,10 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 from sdqueue.channels import OnDead
 from sdqueue.consumer.answer import agents_code
 from sdqueue.consumer.failure import AgentFailed, Refused
+from sdqueue.consumer.headers import HOPS_HEADER, hops, kept
 from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.replies import ReplyPublisher
-from sdqueue.consumer.settlement import HOPS_HEADER, Settlement, State, dead
+from sdqueue.consumer.settlement import Settlement, State, dead
 from sdqueue.consumer.work import Work
 from sdqueue.errors import LockLost, RecordError, StoreUnavailable, VersionConflict
 from sdqueue.messages import partition_of
@@ -110,20 +111,17 @@ class Settler:
     async def _bury(self, work: Work, settlement: Settlement) -> None:
         assert settlement.letter is not None
         message = work.delivery.message
-        letter = replace(message, headers={**message.headers, **settlement.letter.headers()})
+        letter = replace(message, headers={**kept(message.headers), **settlement.letter.headers()})
         await self._publisher.publish(self._publisher.topology.dead, work.delivery.routing_key, letter)
 
     async def _forward(self, work: Work) -> None:
         topology = self._publisher.topology
         message = work.delivery.message
-        hops = message.headers.get(HOPS_HEADER, 0)
-        forwarded = replace(
-            message, headers={**message.headers, HOPS_HEADER: (hops if isinstance(hops, int) else 0) + 1}
-        )
+        headers = {**kept(message.headers), HOPS_HEADER: hops(message.headers) + 1}
         queue = topology.partition_queue(partition_of(work.session_id, topology.partitions))
         # Not by the turns exchange, whose alternate would send it round in circles while that queue is missing. So
         # it is refused and tried again until the queue is back, and nothing of this session passes it meanwhile.
-        await self._publisher.publish("", queue, forwarded)
+        await self._publisher.publish("", queue, replace(message, headers=headers))
 
     async def _release(self, work: Work) -> None:
         """List a session that is parked no more among those whose backlog is to be worked on."""

@@ -10,7 +10,6 @@ from typing import Final
 from sdqueue.brokers import Broker, Subscription
 from sdqueue.consumer.intake import Intake
 from sdqueue.consumer.mailbox import Mailboxes
-from sdqueue.consumer.work import NO_TAG
 from sdqueue.errors import BrokerError
 from sdqueue.observe import Observer
 
@@ -72,7 +71,7 @@ class StallWatch:
         said: dict[int, float] = {}
         oldest = 0.0
         for work, held_by in self._mailboxes.works():
-            if work.delivery.tag == NO_TAG:
+            if not work.is_delivery:
                 continue
             age = now - work.arrived
             oldest = max(oldest, age)

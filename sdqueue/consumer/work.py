@@ -109,6 +109,16 @@ class Work:
         """How often the turn was put back from the dead letters; 0 for all but those."""
         return replay_number(self.delivery.message.headers)
 
+    @property
+    def key(self) -> str:
+        """What names the turn in a backlog. A replay of a turn is not the turn, which may still be there."""
+        return f"{self.turn_id}\x00{self.replay}" if self.replay else self.turn_id
+
+    @property
+    def is_delivery(self) -> bool:
+        """Whether the broker has delivered it, and waits for its acknowledgement."""
+        return self.delivery.tag != NO_TAG
+
     def is_repeat(self, past: TurnOutcome | None) -> bool:
         """Whether the turn has had its end, so that it must not run again.
 

@@ -36,6 +36,9 @@ class MetricsObserver(Observer):
             "sdqueue_agents_stuck_total", "Agents that ignored their cancellation.", registry=registry
         )
         self._lost = Counter("sdqueue_queues_lost_total", "Subscriptions lost or not had.", registry=registry)
+        self._released = Counter(
+            "sdqueue_queues_released_total", "Subscriptions left to another consumer.", registry=registry
+        )
         self._away = Counter("sdqueue_backend_away_total", "Refusals of a backend.", ["backend"], registry=registry)
         self._blocked = Counter(
             "sdqueue_loop_blocked_seconds_total", "Time in which the event loop did not move.", registry=registry
@@ -85,6 +88,10 @@ class MetricsObserver(Observer):
     def queue_lost(self, *, queue: str, reason: str) -> None:
         """Count it."""
         self._lost.inc()
+
+    def queue_released(self, *, queue: str, reason: str) -> None:
+        """Count it."""
+        self._released.inc()
 
     def partitions_assigned(self, *, owned: int, standby: int, members: int) -> None:
         """Show them."""

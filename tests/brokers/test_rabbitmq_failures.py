@@ -7,24 +7,22 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Final
 from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
 
-from sdqueue.brokers.broker import Delivery, Message
+from sdqueue.brokers.broker import Message
 from sdqueue.brokers.rabbitmq import RabbitMQBroker
 from sdqueue.brokers.topology import Topology
 from sdqueue.errors import BrokerUnavailable, PublishRejected
-from sdqueue.testing.brokers import Inbox, numbered
+from sdqueue.testing.brokers import Inbox
+from tests.brokers.traffic import PATIENCE_S, traffic
 from tests.servers.process import free_port
 from tests.servers.rabbitmq import LocalRabbitMQ
 
 # A server restarts in 5 to 11 s, also on a busy machine.
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(180)]
-
-PATIENCE_S: Final = 60.0
 
 
 @pytest_asyncio.fixture
@@ -97,67 +95,6 @@ class Proxy:
             return
         finally:
             sink.close()
-
-
-class Consumer:
-    """Consumes a queue the way a process does: whenever the subscription is lost, it subscribes again."""
-
-    def __init__(self, broker: RabbitMQBroker, queue: str) -> None:
-        self.bodies: list[bytes] = []
-        self.losses: list[str] = []
-        self._broker = broker
-        self._queue = queue
-        self._arrived = asyncio.Event()
-
-    def _take(self, delivery: Delivery) -> None:
-        self.bodies.append(delivery.message.body)
-        delivery.subscription.ack(delivery)
-        self._arrived.set()
-
-    async def run(self) -> None:
-        while True:
-            subscription = await self._broker.subscribe(self._queue, self._take, prefetch=20, timeout=PATIENCE_S)
-            self.losses.append(await subscription.wait_lost())
-
-    async def expect(self, body: bytes) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while body not in self.bodies:
-                self._arrived.clear()
-                await self._arrived.wait()
-
-
-@asynccontextmanager
-async def traffic(broker: RabbitMQBroker, topology: Topology) -> AsyncIterator[list[Consumer]]:
-    """Numbered messages to all partitions while the block breaks things; then everything confirmed must
-    have come."""
-    consumers = [Consumer(broker, topology.partition_queue(p)) for p in range(topology.partitions)]
-    stop = asyncio.Event()
-    confirmed: list[int] = [0] * topology.partitions
-    flowing = asyncio.Event()
-
-    async def publish(partition: int) -> None:
-        while not stop.is_set() or confirmed[partition] < 100:
-            body = b"%d" % confirmed[partition]
-            await broker.publish(topology.turns, f"{partition:04d}", Message(body), timeout=PATIENCE_S)
-            confirmed[partition] += 1
-            if min(confirmed) >= 20:
-                flowing.set()
-
-    running = [asyncio.create_task(consumer.run()) for consumer in consumers]
-    publishers = [asyncio.create_task(publish(p)) for p in range(topology.partitions)]
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            await flowing.wait()
-        yield consumers
-        stop.set()
-        await asyncio.gather(*publishers)
-        for partition, consumer in enumerate(consumers):
-            await consumer.expect(b"%d" % (confirmed[partition] - 1))
-            assert list(dict.fromkeys(consumer.bodies)) == numbered(range(confirmed[partition]))
-    finally:
-        for task in (*running, *publishers):
-            task.cancel()
-        await asyncio.gather(*running, *publishers, return_exceptions=True)
 
 
 async def test_a_restart_loses_and_reorders_nothing(
@@ -273,18 +210,23 @@ async def test_a_body_over_the_brokers_limit_is_rejected_and_its_neighbours_are_
 ) -> None:
     """The broker closes the channel over it; the others are sent again."""
     limit = (await server.ctl("eval", "application:get_env(rabbit, max_message_size).")).strip()
-    await server.ctl("eval", "application:set_env(rabbit, max_message_size, 1000).")
+    await _limit_messages(server, 1000)
     try:
         bodies = [b"x" * (2000 if n == 10 else 10) for n in range(20)]
         outcomes = await asyncio.gather(
             *(broker.publish(topology.turns, "0000", Message(body)) for body in bodies), return_exceptions=True
         )
     finally:
-        number = "".join(c for c in limit if c.isdigit())
-        await server.ctl("eval", f"application:set_env(rabbit, max_message_size, {number}).")
+        await _limit_messages(server, int("".join(c for c in limit if c.isdigit())))
     assert [n for n, outcome in enumerate(outcomes) if outcome is not None] == [10]
     assert isinstance(outcomes[10], PublishRejected)
     assert "2000 bytes" in str(outcomes[10])
+
+
+async def _limit_messages(server: LocalRabbitMQ, size: int) -> None:
+    """3.10 looks into its settings for every channel, 4.0 remembers what they said when it started."""
+    await server.ctl("eval", f"application:set_env(rabbit, max_message_size, {size}).")
+    await server.ctl("eval", f"persistent_term:put(max_message_size, {size}).")
 
 
 async def test_a_silent_connection_is_given_up(

@@ -123,6 +123,61 @@ async def test_a_confirm_of_many_settles_all_up_to_it(publisher: Publisher, conn
     assert isinstance(outcomes[4], PublishRejected)
 
 
+async def test_after_a_refusal_a_lane_goes_on_with_a_fresh_channel(
+    publisher: Publisher, connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given three open messages of which one is refused, then the others are waited for, and what is published
+    meanwhile goes out on another channel."""
+    monkeypatch.setattr("sdqueue.brokers.rabbitmq.publisher.RENEW_S", 0.0)
+    tasks = [start(publisher, key) for key in ("a.1", "b.1", "c.1")]
+    await settle()
+    first = connection.last
+    first._take(spec.Basic.Nack(delivery_tag=1, multiple=False))
+    tasks.append(start(publisher, "d.1"))
+    await settle()
+    assert connection.last is first
+    assert connection.published() == ["a.1", "b.1", "c.1"]
+    first._take(spec.Basic.Ack(delivery_tag=3, multiple=True))
+    await settle()
+    assert first.closed
+    assert connection.published() == ["a.1", "b.1", "c.1", "d.1"]
+    connection.last._take(spec.Basic.Ack(delivery_tag=1, multiple=False))
+    refused, *others = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(refused, PublishRejected)
+    assert others == [None] * 3
+
+
+async def test_a_confirm_that_does_not_come_holds_a_fresh_channel_up_for_a_moment_only(
+    publisher: Publisher, connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is still open is sent again, before anything younger."""
+    monkeypatch.setattr("sdqueue.brokers.rabbitmq.publisher.RENEW_S", 0.0)
+    monkeypatch.setattr("sdqueue.brokers.rabbitmq.publisher.DRAIN_S", 0.02)
+    tasks = [start(publisher, "a.1"), start(publisher, "b.1")]
+    await settle()
+    connection.written.clear()
+    connection.last._take(spec.Basic.Nack(delivery_tag=1, multiple=False))
+    tasks.append(start(publisher, "c.1"))
+    async with asyncio.timeout(10):
+        while connection.published() != ["b.1", "c.1"]:
+            await asyncio.sleep(0.01)
+    connection.last._take(spec.Basic.Ack(delivery_tag=2, multiple=True))
+    refused, *others = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(refused, PublishRejected)
+    assert others == [None] * 2
+
+
+async def test_a_young_channel_is_kept_when_it_refuses(publisher: Publisher, connection: FakeConnection) -> None:
+    """A full queue must not cost a channel for each message."""
+    for tag in (1, 2):
+        task = start(publisher, "a.1")
+        await settle()
+        connection.last._take(spec.Basic.Nack(delivery_tag=tag, multiple=False))
+        with pytest.raises(PublishRejected):
+            await task
+    assert len(connection.channels) == 1
+
+
 async def test_what_was_not_confirmed_is_sent_again_before_anything_younger(
     publisher: Publisher, connection: FakeConnection
 ) -> None:
@@ -359,9 +414,10 @@ async def test_a_delivery_has_all_that_was_published(connection: FakeConnection)
     subscription = RabbitMQSubscription("q", got.append)
     channel = Channel(cast("Connection", connection), 1)
     subscription.attach(channel)
-    message = Message(b"0123456789", "m", "c", "r", "text/plain", {"a": 1})
+    message = Message(b"0123456789" * 20, "m", "c", "r", "text/plain", {"a": 1})
     deliver = spec.Basic.Deliver(consumer_tag="c", delivery_tag=1, redelivered=True, exchange="x", routing_key="k")
-    _, *content = frames_in(publish_frames(1, "", "q", message, mandatory=True, frame_max=8 + 4))
+    _, *content = frames_in(publish_frames(1, "", "q", message, mandatory=True, frame_max=8 + 64))
+    assert len(content) == 1 + 4
     for each in (deliver, *content):
         await channel.put((0, each))
     assert got[0].message == message

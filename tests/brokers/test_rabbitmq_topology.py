@@ -73,6 +73,7 @@ async def test_queues_have_the_properties_that_order_and_safety_rest_on(
             "x-dead-letter-exchange": topology.dead,
             "x-dead-letter-strategy": "at-least-once",
             "x-overflow": "reject-publish",
+            "x-queue-leader-locator": "balanced",
         },
     )
     await admin.exchange_declare(

@@ -15,7 +15,7 @@ from sdqueue.brokers.rabbitmq.connection import Connection
 from sdqueue.brokers.rabbitmq.declare import short_channel
 from sdqueue.brokers.rabbitmq.wire import publish_frames
 from sdqueue.brokers.topology import Topology
-from sdqueue.errors import Unroutable
+from sdqueue.errors import PublishRejected, Unroutable
 from sdqueue.testing.brokers import Inbox
 
 pytestmark = pytest.mark.rabbitmq
@@ -125,6 +125,21 @@ async def test_ids_that_no_property_can_hold_travel_all_the_same(broker: Broker,
     assert (await inbox.expect(1))[0].message == sent
     with pytest.raises(Unroutable):
         await broker.publish("", f"{topology.namespace}.missing", sent)
+
+
+async def test_headers_that_fit_no_frame_are_refused_and_harm_no_other_publish(
+    broker: Broker, topology: Topology
+) -> None:
+    """RabbitMQ closes the connection for a frame that is too large."""
+    fitting = Message(b"x", headers={"a": "b" * (131_072 - 300)})
+    large = Message(b"x", headers={"a": "b" * 131_072})
+    sent = [broker.publish(topology.turns, "0000", message) for message in (fitting, large, fitting)]
+    first, second, third = await asyncio.gather(*sent, return_exceptions=True)
+    assert (first, third) == (None, None)
+    assert isinstance(second, PublishRejected)
+    assert "one frame takes" in str(second)
+    assert broker._publishing.connection is not None  # type: ignore[attr-defined]  # RabbitMQ's own
+    assert await broker.depth(topology.partition_queue(0)) == 2, "a repeat after a lost connection would be a third"
 
 
 async def test_sender_selected_routing_is_not_passed_on(broker: Broker, topology: Topology) -> None:

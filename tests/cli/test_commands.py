@@ -14,7 +14,7 @@ from tests.cli.place import Place
 async def test_help_shows_commands_examples_and_exit_codes(place: Place) -> None:
     shown = await place.run("--help")
     assert shown.code == 0
-    for words in ("consumer", "dev", "chat", "send", "topology", "doctor", "settings", "Exit codes: 0 done"):
+    for words in ("consumer", "dev", "chat", "send", "topology", "dead", "doctor", "settings", "Exit codes: 0 done"):
         assert words in shown.out
     shown = await place.run("consumer", "--help")
     for words in ("Examples", "--broker-url", "--lock-ttl-s", "--double-texting", "SIGTERM"):

@@ -165,6 +165,29 @@ async def _late_defer(sleeper: Member, defer: Callable[..., object]) -> None:
     await asyncio.wait({task})
 
 
+async def test_what_runs_when_a_backlog_begins_here_may_still_belong_behind_another(stand: Stand) -> None:
+    """Given turns that a consumer before has put away, and a mailbox that overflows before its first turn knows."""
+    async with stand.running(**SMALL) as first:
+        frozen = first.faults.freeze("take out")
+        await flood(stand, "s", 12)
+        await frozen.expect_reached()
+        await first.watcher.changes.until(lambda: ("s-4", "completed") not in first.watcher.settled)
+        there = await backlog_of(stand, "s")
+        first.cut_off()
+        first.stop_at_once()
+    assert there
+    second = stand.member(**SMALL)
+    loading = second.faults.freeze("load")
+    async with stand.started(second):
+        await loading.expect_reached()
+        await flood(stand, "s", 8, 12)
+        await second.watcher.changes.until(lambda: len(second.watcher.of("turn_received")) >= 8)
+        loading.go_on.set()
+        await stand.expect_reply("s-19")
+        await expect_empty(stand, "s")
+    assert await said(stand, "s") == numbers(20)
+
+
 async def test_a_store_that_is_away_is_waited_for(stand: Stand) -> None:
     async with stand.running(**SMALL) as member:
         for point in ("defer", "take out", "undefer"):

@@ -204,3 +204,19 @@ async def test_a_message_that_is_no_turn_is_put_away_from_the_unrouted_queue_too
         await stand.broker.publish(stand.topology.turns, "no partition", Message(b"junk"))
         (letter,) = await stand.expect_dead()
     assert (letter.reason, letter.queue) == ("not-json", stand.topology.unrouted)
+
+
+@pytest.mark.parametrize("own", [{"big": "x" * 120_000}, {"many": list(range(15_000))}, {"deep": {"é" * 50_000: None}}])
+async def test_headers_that_leave_no_room_for_ours_are_not_kept(stand: Stand, own: dict[str, Any]) -> None:
+    """All headers of a message must fit one frame; what came with just as many could never be put away or forwarded."""
+    trace = {"traceparent": "00-a-b-01", "sdqueue-replay": 2}
+    elsewhere = next(f"n{n}" for n in range(100) if stand.partition(f"n{n}") != stand.partition("s"))
+    async with stand.running() as member:
+        await stand.send_raw(b"{", "s", headers=trace | own)
+        (letter,) = await stand.expect_dead()
+        await stand.send_raw(turn(id="moved"), elsewhere, headers=trace | own)
+        assert (await stand.expect_reply("moved")).id == "moved:2"
+        assert member.watcher.settled[1:] == [("moved", "forwarded"), ("moved", "completed")]
+    headers = stand.dead[0].message.headers
+    assert not headers.keys() & own.keys()
+    assert (headers["traceparent"], letter.reason, letter.replay) == ("00-a-b-01", "not-json", 2)

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from sdqueue.consumer import isolation
+from sdqueue.consumer import children, isolation
 from sdqueue.consumer.child import Child, ChildNotStarted
 from sdqueue.consumer.frames import read_frame, write_frame
 from sdqueue.consumer.isolated import OOM_SCORE
@@ -62,7 +62,7 @@ async def test_a_child_takes_one_suspect_after_the_other_and_ends_with_the_consu
 
 
 async def test_many_suspects_share_few_children(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolation, "AT_ONCE", 3)
+    monkeypatch.setattr(children, "AT_ONCE", 3)
     async with stand.running(Acting, agent=AGENT):
         turns = [await _suspect(stand, f"s{n}", "slowly") for n in range(30)]
         pids = [await _answered_by(stand, turn) for turn in turns]
@@ -73,7 +73,7 @@ async def test_many_suspects_share_few_children(stand: Stand, monkeypatch: pytes
 async def test_a_child_without_turns_is_let_go_and_another_one_started_when_needed(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(isolation, "IDLE_S", 0.1)
+    monkeypatch.setattr(children, "IDLE_S", 0.1)
     async with stand.running(Acting, agent=AGENT):
         first = await _answered_by(stand, await _suspect(stand, "a", "x"))
         await _until(lambda: _gone(first))
@@ -293,18 +293,25 @@ async def test_a_child_ends_with_its_parent_however_that_ends(tmp_path: Path, do
         await parent.stdout.read()
 
 
-async def test_a_child_that_never_lets_go_of_its_loop_ends_without_its_parent_too() -> None:
+@pytest.mark.parametrize("doing", ["importing the agent", "a turn"])
+async def test_a_child_that_never_lets_go_of_its_loop_ends_without_its_parent_too(
+    doing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By the kernel's alarm; the end of the socket is seen by the loop only."""
+    (tmp_path / "hanging.py").write_text("import time\ntime.sleep(60)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    agent = AGENT if doing == "a turn" else "hanging:make"
     program = "from sdqueue.consumer import isolated; isolated.PATIENCE_S = 2; isolated.main()"
     request = {"record": encode(SessionRecord()), "session_id": "s", "turn_id": "t", "attempt": 1}
     ours, theirs = socket.socketpair()
     with theirs:
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", program, str(theirs.fileno()), AGENT), pass_fds=(theirs.fileno(),)
+            *(sys.executable, "-c", program, str(theirs.fileno()), agent), pass_fds=(theirs.fileno(),)
         )
     reader, writer = await asyncio.open_connection(sock=ours)
     async with asyncio.timeout(PATIENCE_S):
-        assert await read_frame(reader) == {"ready": True}
-        await write_frame(writer, json.dumps(request | {"text": "block", "timeout": 1}))
+        if doing == "a turn":
+            assert await read_frame(reader) == {"ready": True}
+            await write_frame(writer, json.dumps(request | {"text": "block", "timeout": 1}))
         writer.close()
         assert await child.wait() == -signal.SIGALRM

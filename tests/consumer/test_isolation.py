@@ -68,6 +68,7 @@ async def test_a_turn_begun_once_before_runs_as_usual(stand: Stand) -> None:
     ("text", "reason", "says"),
     [
         ("signal 9", "poison", "signal SIGKILL"),
+        ("signal 40", "poison", "signal 40"),
         ("segfault", "poison", "signal SIGSEGV"),
         ("raise ValueError", "agent-failed", "ValueError: on purpose"),
         ("exit", "agent-failed", "SystemExit"),

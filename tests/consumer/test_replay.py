@@ -11,7 +11,7 @@ import pytest
 from sdqueue.brokers import Delivery
 from sdqueue.deadletters import DeadLetter
 from sdqueue.sessions import Retention, TurnOutcome
-from tests.consumer.stand import Puppet, Stand, in_pieces
+from tests.consumer.stand import Freeze, Puppet, Stand, in_pieces
 
 
 class Flaky:
@@ -170,6 +170,29 @@ async def test_of_a_turn_whose_id_alone_is_left_a_replay_runs_once(stand: Stand)
         await stand.send("s", "do", id="t")
         assert (await member.watcher.expect_settled(10))[-2:] == [("t", "duplicate")] * 2
     assert flaky.ran == 2
+
+
+async def test_a_replay_that_is_cancelled_says_so_under_its_own_number(stand: Stand) -> None:
+    reached = Freeze()
+
+    async def hang(agent: Puppet) -> str:
+        if not stand.dead:
+            raise ValueError("boom")
+        await reached()
+        return "never"
+
+    async with stand.running({"do": hang}) as member:
+        await stand.send("s", "do", id="t")
+        await stand.expect_dead()
+        await put_back(stand, stand.dead[0])
+        await reached.expect_reached()
+        await stand.send("s", kind="cancel", id="stop")
+        await stand.expect_reply("stop")
+        assert member.watcher.settled == [("t", "dead"), ("t", "superseded"), ("stop", "completed")]
+    assert [reply.id for reply in stand.replies] == ["t:0", "t:1", "stop:0"]
+    outcome = (await stand.record("s")).turns.get("t")
+    assert outcome is not None
+    assert (outcome.state, outcome.replay, outcome.by) == ("superseded", 1, "stop")
 
 
 async def test_pieces_of_a_replayed_answer_have_ids_of_their_own(stand: Stand) -> None:

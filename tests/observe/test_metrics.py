@@ -26,6 +26,8 @@ def test_events_become_figures() -> None:
     observer.backend_away(backend="store", error="x")
     observer.loop_blocked(seconds=1.5, task="t", stack="")
     observer.running(turns=3, waiting=4)
+    observer.partitions_assigned(owned=22, standby=21, members=3)
+    observer.queue_released(queue="q", reason="it belongs to another")
 
     value = registry.get_sample_value
     assert value("sdqueue_turns_received_total") == 2
@@ -37,6 +39,10 @@ def test_events_become_figures() -> None:
     assert value("sdqueue_loop_blocked_seconds_total") == 1.5
     assert value("sdqueue_turns_running") == 3
     assert value("sdqueue_turns_waiting") == 4
+    assert value("sdqueue_partitions_owned") == 22
+    assert value("sdqueue_partitions_standby") == 21
+    assert value("sdqueue_pool_members") == 3
+    assert value("sdqueue_queues_released_total") == 1
 
 
 def test_every_event_is_counted() -> None:

@@ -1,6 +1,7 @@
 """Before a run: see that servers can be had, and on Debian as root install what is missing.
 
-``python -m tests.servers.install``. It always ends well: whether tests may be skipped is decided by the run.
+``python -m tests.servers.install``. A server that cannot be had is no failure: whether tests may be skipped is decided
+by the run.
 """
 
 from __future__ import annotations
@@ -9,35 +10,59 @@ import asyncio
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.servers.kinds import KINDS, Kind
+from tests.servers.debian import Debian
+from tests.servers.kinds import KINDS, Kind, packages
 from tests.servers.process import Unavailable
 from tests.servers.provide import sources
+from tests.servers.system import MACHINE
 
 POLICY: Final = Path("/usr/sbin/policy-rc.d")
 
 
-def main() -> None:
-    """Print a line for each kind of server, and install the packages of those that have no source."""
+def main() -> int:
+    """Print a line for each kind of server, and install what those without a source need."""
     missing = []
     for kind in KINDS.values():
-        found, tried = _source(kind)
+        try:
+            found, tried = _source(kind)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 2
         told = "; ".join(reason for reason in tried if not reason.endswith("is not set"))
-        print(f"{kind.name}: {found or 'not found'}" + (f" ({told})" if told else ""), flush=True)
+        wanted = kind.release(os.environ).name or kind.name
+        print(f"{wanted}: {found or 'not found'}" + (f" ({told})" if told else ""), flush=True)
         if not found:
-            missing.append(kind)
-    if not missing or "local" not in sources(os.environ):
-        return
-    packages = [kind.package for kind in missing]
+            missing.append(kind.release(os.environ))
+    if missing and "local" in sources(os.environ):
+        _install_here([release.package for release in missing if release.system(os.environ) is MACHINE])
+        for system in {release.suite: release.system(os.environ) for release in missing}.values():
+            if isinstance(system, Debian):
+                _install_debian(system)
+    return 0
+
+
+def _install_here(packages: Sequence[str]) -> None:
     why_not = cannot_install()
-    if why_not:
+    if why_not and packages:
         print(f"Not installing {' and '.join(packages)}: {why_not}. Tests that need them will not run.", flush=True)
-        return
-    install(packages)
+    elif packages:
+        install(packages)
+
+
+def _install_debian(system: Debian) -> None:
+    print(f"Installing {system.name} in {system.root}: it takes about a minute, and 500 MB.", flush=True)
+    if not shutil.which("debootstrap"):
+        _install_here(["debootstrap"])
+    try:
+        system.install(packages(system.suite))
+    except Unavailable as why:
+        print(f"{system.name} is not here: {why}. Tests that need it will not run.", flush=True)
 
 
 def _source(kind: Kind) -> tuple[str | None, list[str]]:
@@ -60,17 +85,22 @@ def _check(kind: Kind, source: str) -> str:
         async def ask() -> str:
             return await kind.version(url)
 
-        return f"{asyncio.run(ask())} at {kind.address}"
+        product = asyncio.run(ask())
+        why_not = kind.release(os.environ).check(product)
+        if why_not:
+            raise Unavailable(why_not)
+        return f"{product} at {kind.address}"
     if source == "container":
         from tests.servers.containers import ensure_image  # slow to import, and not always needed
 
-        image = os.environ.get(kind.image_variable) or kind.image
+        image = os.environ.get(kind.image_variable) or kind.release(os.environ).image
         ensure_image(image)
         return f"container {image}"
-    missing = kind.local.missing()
+    system = kind.release(os.environ).system(os.environ)
+    missing = kind.local.missing(system)
     if missing:
         raise Unavailable(missing)
-    return "installed here"
+    return system.place
 
 
 def cannot_install() -> str | None:
@@ -111,4 +141,4 @@ def services_off() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

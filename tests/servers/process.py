@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final, Self
 
+from tests.servers.system import MACHINE, System
+
 START_TIMEOUT_S: Final = 60.0
 """RabbitMQ is up in 5 to 11 s on two idle cores; tests share theirs."""
 
@@ -57,16 +59,6 @@ def free_port() -> int:
             return port
 
 
-def find(*names: str) -> Path | None:
-    """The first of these commands that is installed; servers may be where only root's PATH looks."""
-    path = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin", "/opt/homebrew/sbin"])
-    for name in names:
-        found = shutil.which(name, path=path)
-        if found:
-            return Path(found)
-    return None
-
-
 def launch(
     command: Sequence[str | Path], log: Path, environ: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
@@ -93,10 +85,12 @@ class LocalServer(ABC):
 
     Parameters:
         folder: an empty folder, or one that does not exist yet.
+        system: has the server's programs.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, system: System = MACHINE) -> None:
         self.folder = folder
+        self.system = system
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
         self._was_up = False
@@ -104,7 +98,7 @@ class LocalServer(ABC):
 
     @classmethod
     @abstractmethod
-    def missing(cls) -> str | None:
+    def missing(cls, system: System = MACHINE) -> str | None:
         """What has to be installed for it, ``None`` if nothing."""
 
     @property

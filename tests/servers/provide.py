@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.servers.kinds import Kind
-from tests.servers.process import START_TIMEOUT_S, ServerFailed, Unavailable
+from tests.servers.kinds import KINDS, Kind, Release
+from tests.servers.process import START_TIMEOUT_S, LocalServer, ServerFailed, Unavailable
 
 SOURCES: Final = ("environment", "container", "local")
 
@@ -86,6 +86,7 @@ async def _environment(kind: Kind, environ: Mapping[str, str], _: Path) -> Async
         product = await kind.version(url)
     except Unavailable as why:
         raise Unavailable(f"the server at {kind.address} does not answer: {why}") from why
+    _check(kind, environ, product)
     yield product, url, kind.address
 
 
@@ -93,7 +94,7 @@ async def _environment(kind: Kind, environ: Mapping[str, str], _: Path) -> Async
 async def _container(kind: Kind, environ: Mapping[str, str], _: Path) -> AsyncIterator[tuple[str, str, str]]:
     from tests.servers.containers import container  # slow to import, and not always needed
 
-    image = environ.get(kind.image_variable) or kind.image
+    image = environ.get(kind.image_variable) or kind.release(environ).image
     with container(image, kind.port) as running:
         url = kind.url.format(host=running.host, port=running.port)
         deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S
@@ -106,20 +107,56 @@ async def _container(kind: Kind, environ: Mapping[str, str], _: Path) -> AsyncIt
                 if asyncio.get_running_loop().time() > deadline:
                     raise
                 await asyncio.sleep(0.2)
+        _check(kind, environ, product)
         yield product, url, f"container {image}"
 
 
 @asynccontextmanager
-async def _local(kind: Kind, _: Mapping[str, str], folder: Path) -> AsyncIterator[tuple[str, str, str]]:
-    missing = kind.local.missing()
-    if missing:
-        raise Unavailable(missing)
-    server = kind.local(folder)
+async def _local(kind: Kind, environ: Mapping[str, str], folder: Path) -> AsyncIterator[tuple[str, str, str]]:
+    server = _private(kind, kind.release(environ), environ, folder)
     try:
         await server.start()
-        yield await server.version(), server.url, "local instance"
+        product = await server.version()
+        _check(kind, environ, product)
+        yield product, server.url, server.system.place
     finally:
         server.close()
+
+
+def _check(kind: Kind, environ: Mapping[str, str], product: str) -> None:
+    why_not = kind.release(environ).check(product)
+    if why_not:
+        raise Unavailable(why_not)
+
+
+def private(name: str, environ: Mapping[str, str], folder: Path) -> LocalServer:
+    """A private instance of a release that the caller starts, stops, kills, freezes and closes.
+
+    Parameters:
+        name: of the release, such as ``rabbitmq-4`` or ``valkey-8``; ``rabbitmq`` or ``redis`` for that which the
+            environment asks for.
+        folder: for its data.
+
+    Raises:
+        Unavailable: it cannot be had; the message says what is missing.
+        ValueError: there is no such release.
+    """
+    for kind in KINDS.values():
+        if name == kind.marker:
+            return _private(kind, kind.release(environ), environ, folder)
+        for release in kind.releases:
+            if name == release.name:
+                return _private(kind, release, environ, folder)
+    known = [name for kind in KINDS.values() for name in (kind.marker, *(release.name for release in kind.releases))]
+    raise ValueError(f"no server is called {name!r}; there are {', '.join(known)}")
+
+
+def _private(kind: Kind, release: Release, environ: Mapping[str, str], folder: Path) -> LocalServer:
+    system = release.system(environ)
+    missing = kind.local.missing(system)
+    if missing:
+        raise Unavailable(missing)
+    return kind.local(folder, system)
 
 
 _OPEN: Final = {"environment": _environment, "container": _container, "local": _local}

@@ -6,15 +6,19 @@ import asyncio
 import os
 import secrets
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 import aiormq
 from aiormq.exceptions import AMQPError
 
-from tests.servers.process import LocalServer, ServerFailed, Unavailable, find, free_port, launch, reap
+from tests.servers.epmd import Epmd
+from tests.servers.process import LocalServer, ServerFailed, Unavailable, free_port, launch
+from tests.servers.system import MACHINE, System
 
-CONFIGURATION = """
+CONFIGURATION: Final = """
 listeners.tcp.1 = 127.0.0.1:{port}
 vm_memory_high_watermark.absolute = 1GiB
 disk_free_limit.absolute = 1MB
@@ -22,6 +26,12 @@ raft.wal_max_size_bytes = 67108864
 log.console = false
 log.file.level = warning
 """
+
+MEMBERS: Final = """
+cluster_formation.peer_discovery_backend = classic_config
+cluster_partition_handling = pause_minority
+"""
+"""What the nodes of a cluster have besides; their names follow."""
 
 
 async def version(url: str) -> str:
@@ -51,30 +61,38 @@ async def _listens(url: str) -> None:
     await writer.wait_closed()
 
 
-class LocalRabbitMQ(LocalServer):
-    """A private RabbitMQ node with a name server (epmd) of its own, so that nothing of it is shared or left."""
+def _scripts(system: System) -> Path | None:
+    """Where the real scripts are: the command on Debian's PATH is a wrapper with a user and folders of its own."""
+    command = system.find("rabbitmq-server")
+    for folder in (Path("/usr/lib/rabbitmq/bin"), command and command.resolve().parent):
+        if folder and command and system.has(folder / "rabbitmq-server"):
+            return folder
+    return None
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+
+class LocalRabbitMQ(LocalServer):
+    """A private RabbitMQ node.
+
+    Parameters:
+        folder, system: as in :class:`LocalServer`.
+        epmd: the name server of a cluster that the node is to join; by default it has one of its own.
+    """
+
+    def __init__(self, folder: Path, system: System = MACHINE, *, epmd: Epmd | None = None) -> None:
+        super().__init__(folder, system)
         self.node = f"sdqueue-{secrets.token_hex(4)}@127.0.0.1"  # a bare machine may not know localhost
-        self._epmd: subprocess.Popen[bytes] | None = None
+        self.members: Sequence[str] = ()
+        """The names of all nodes of the cluster, its own among them; empty without a cluster."""
+        self._own_epmd = epmd is None
+        self._epmd = epmd or Epmd(folder, system)
         self._choose_ports()
 
     @classmethod
-    def _scripts(cls) -> Path | None:
-        """Where the real scripts are: the command on Debian's PATH is a wrapper with a user and folders of its own."""
-        command = find("rabbitmq-server")
-        for folder in (Path("/usr/lib/rabbitmq/bin"), command and command.resolve().parent):
-            if folder and command and (folder / "rabbitmq-server").exists():
-                return folder
-        return None
-
-    @classmethod
-    def missing(cls) -> str | None:
+    def missing(cls, system: System = MACHINE) -> str | None:
         """``rabbitmq-server`` with Erlang."""
-        if cls._scripts() is None:
-            return "rabbitmq-server is not installed"
-        return None if find("epmd") else "epmd, a part of Erlang, is not installed"
+        if _scripts(system) is None:
+            return system.lacks("rabbitmq-server")
+        return None if system.find("epmd") else system.lacks("epmd, a part of Erlang,")
 
     @property
     def url(self) -> str:
@@ -91,37 +109,45 @@ class LocalRabbitMQ(LocalServer):
         Raises:
             ServerFailed: the command failed; the message has its output.
         """
-        scripts = self._scripts()
-        if scripts is None:
-            raise Unavailable("rabbitmq-server is not installed")
+        return await self.tool("rabbitmqctl", *arguments)
+
+    async def tool(self, script: str, *arguments: str) -> str:
+        """Run another of RabbitMQ's commands, as :meth:`ctl`."""
         process = await asyncio.create_subprocess_exec(
-            scripts / "rabbitmqctl", "--quiet", *arguments, env=self._environment(), stdin=subprocess.DEVNULL,
+            *self._command(script, "--quiet", *arguments), env=self._environment(), stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
         output = (await process.communicate())[0].decode(errors="replace")
         if process.returncode:
-            raise ServerFailed(f"rabbitmqctl {' '.join(arguments)} ended with {process.returncode}:\n{output}")
+            raise ServerFailed(f"{script} {' '.join(arguments)} ended with {process.returncode}:\n{output}")
         return output
 
     def _choose_ports(self) -> None:
-        self.port, self._dist_port, self._epmd_port = free_port(), free_port(), free_port()
+        self.port, self._dist_port = free_port(), free_port()
+        if self._own_epmd:
+            self._epmd.choose_port()
+
+    def _command(self, script: str, *arguments: str) -> list[str]:
+        scripts = _scripts(self.system)
+        if scripts is None:
+            raise Unavailable(self.system.lacks("rabbitmq-server"))
+        return self.system.command([scripts / script, *arguments], self.folder)
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        scripts, epmd = self._scripts(), find("epmd")
-        if scripts is None or epmd is None:
-            raise Unavailable("rabbitmq-server is not installed")
-        (self.folder / "rabbitmq.conf").write_text(CONFIGURATION.format(port=self.port))
+        configuration = CONFIGURATION.format(port=self.port)
+        if self.members:
+            configuration += MEMBERS
+            for number, node in enumerate(self.members):
+                configuration += f"cluster_formation.classic_config.nodes.{number + 1} = {node}\n"
+        (self.folder / "rabbitmq.conf").write_text(configuration)
         (self.folder / "enabled_plugins").write_text("[].\n")
-        if self._epmd is None:
-            self._epmd = launch(
-                [epmd, "-port", str(self._epmd_port), "-address", "127.0.0.1"], self.folder / "epmd.log"
-            )
-        return launch([scripts / "rabbitmq-server"], self.folder / "server.log", self._environment())
+        self._epmd.start()
+        return launch(self._command("rabbitmq-server"), self.folder / "server.log", self._environment())
 
     def _kill(self) -> None:
         super()._kill()
-        reap(self._epmd)
-        self._epmd = None
+        if self._own_epmd:
+            self._epmd.kill()
 
     def _environment(self) -> dict[str, str]:
         """Nothing of the machine's own RabbitMQ: neither its configuration nor its cookie, node, plugins or data."""
@@ -140,7 +166,7 @@ class LocalRabbitMQ(LocalServer):
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "enabled_plugins"),
             "RABBITMQ_PID_FILE": str(self.folder / "pid"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-start_epmd false -kernel inet_dist_use_interface {127,0,0,1}",
-            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_PORT": str(self._epmd.port),
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "ERL_CRASH_DUMP_SECONDS": "0",
             # Otherwise the script stays as the server's parent, and killing what was started leaves the server.

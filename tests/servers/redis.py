@@ -8,7 +8,13 @@ from pathlib import Path
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from tests.servers.process import LocalServer, Unavailable, find, launch
+from tests.servers.process import LocalServer, Unavailable, launch
+from tests.servers.system import MACHINE, System
+
+
+def redis_server(system: System) -> Path | None:
+    """The program of a system, Redis or Valkey."""
+    return system.find("redis-server", "valkey-server")
 
 
 async def version(url: str) -> str:
@@ -31,13 +37,9 @@ class LocalRedis(LocalServer):
     """A private Redis. It appends every write to a file, so that a restart keeps the data."""
 
     @classmethod
-    def _command(cls) -> Path | None:
-        return find("redis-server", "valkey-server")
-
-    @classmethod
-    def missing(cls) -> str | None:
+    def missing(cls, system: System = MACHINE) -> str | None:
         """``redis-server`` or ``valkey-server``."""
-        return None if cls._command() else "redis-server is not installed"
+        return None if redis_server(system) else system.lacks("redis-server")
 
     @property
     def url(self) -> str:
@@ -54,12 +56,12 @@ class LocalRedis(LocalServer):
             await client.flushall()
 
     def _launch(self) -> subprocess.Popen[bytes]:
-        command = self._command()
+        command = redis_server(self.system)
         if command is None:
-            raise Unavailable("redis-server is not installed")
+            raise Unavailable(self.system.lacks("redis-server"))
         options = {
             "port": self.port, "bind": "127.0.0.1", "dir": self.folder, "save": "", "appendonly": "yes",
             "loglevel": "warning",
         }  # fmt: skip
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
-        return launch([command, *words], self.folder / "server.log")
+        return launch(self.system.command([command, *words], self.folder), self.folder / "server.log")

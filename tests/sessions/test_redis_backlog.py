@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -102,38 +102,49 @@ async def test_a_delete_leaves_the_listing_of_what_comes_after(
 
 
 async def test_an_append_is_listed_after_it_is_there(store: RedisSessionStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All interleavings of the two steps of two appends (append, list) with somebody who works the backlog off.
+    """All interleavings of an append (its turn is there, it is listed, it returns) with a drain.
 
     Once an append has returned, its turn is gone or its session is listed.
     """
     enlist = store.enlist
-    go, there = asyncio.Event(), asyncio.Event()
+    arrived: asyncio.Queue[asyncio.Event] = asyncio.Queue()
 
-    async def enlist_later(session_id: str) -> None:
-        there.set()
+    async def stop() -> None:
+        go = asyncio.Event()
+        arrived.put_nowait(go)
         await go.wait()
-        go.clear()
-        await enlist(session_id)
 
-    monkeypatch.setattr(store, "enlist", enlist_later)
-    orders = sorted(set(itertools.permutations("AABBBB")))
-    for number, order in enumerate(itertools.product(orders, orders)):
-        # Two drains, with one append each: what the first leaves listed, the second finds.
+    async def enlist_slowly(session_id: str) -> None:
+        await stop()
+        await enlist(session_id)
+        await stop()
+
+    for number, order in enumerate(sorted(set(itertools.permutations("AAABBBB")))):
         name = f"s{number}"
-        for part, half in enumerate(order):
-            drain = Drain(store, name)
-            append: asyncio.Task[None] | None = None
-            for who in half:
-                if who == "B":
-                    await drain.step()
-                elif append is None:
-                    there.clear()
-                    append = asyncio.create_task(put(store, name, f"t{part}"))
-                    await there.wait()
-                else:
-                    go.set()
-                    await append
-            assert not await waiting(store, name) or name in await store.backlogged(), order
+        await put(store, name, "first")
+        monkeypatch.setattr(store, "enlist", enlist_slowly)
+        drain, append = Drain(store, name), _in_steps(put(store, name, "second"), arrived)
+        for who in order:
+            await (drain.step() if who == "B" else anext(append))
+        monkeypatch.undo()
+        assert not await waiting(store, name) or name in await store.backlogged(), order
+
+
+async def _in_steps(work: Coroutine[Any, Any, None], arrived: asyncio.Queue[asyncio.Event]) -> AsyncIterator[None]:
+    """Work that stops twice on its way, step by step; the third is its end."""
+    task = asyncio.create_task(work)
+    for _ in range(2):
+        go = await arrived.get()
+        yield
+        go.set()
+    await task
+    yield
+
+
+async def test_an_empty_backlog_keeps_no_messages(store: RedisSessionStore, redis: Redis, namespace: str) -> None:
+    await put(store, "s", "a", "b")
+    await store.undefer("s", ["a", "b"])
+    assert list(await keys_of(redis, namespace)) == ["newest"]
 
 
 async def test_positions_follow_the_clock_and_what_was_given(

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import RedisError
 
 from sdqueue.errors import ConfigurationError, StoreUnavailable
 from sdqueue.sessions.lease import leasing_for
@@ -24,67 +21,8 @@ from sdqueue.sessions.ring import Retention, TurnOutcome
 from sdqueue.sessions.stores.backlog import Deferred, Standing
 from sdqueue.sessions.stores.redis import RedisSessionStore
 from sdqueue.testing.records import HOSTILE_IDS, end, make_record, say
-from tests.conftest import refuse
-from tests.servers.process import find, free_port, launch, reap
-
-
-class Servers:
-    """Redis processes of one test, on free ports."""
-
-    def __init__(self, folder: Path, binary: Path) -> None:
-        self.folder = folder
-        self._binary = binary
-        self._processes: list[subprocess.Popen[bytes]] = []
-
-    async def start(self, *options: str, config: str | None = None) -> int:
-        """One more, ready to answer; a free port is put in place of ``{port}``. Returns the port."""
-        port = free_port()
-        folder = self.folder / str(port)
-        folder.mkdir()
-        words = [word.format(port=port) for word in options]
-        if config is not None:
-            (folder / "server.conf").write_text(config.format(port=port))
-            words = [str(folder / "server.conf"), *words]
-        common = ["--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "no"]
-        self._processes.append(launch([self._binary, *words, *common], folder / "server.log"))
-        return port
-
-    def kill(self, index: int) -> None:
-        """Kill one, as a power cut would."""
-        reap(self._processes[index])
-
-    def close(self) -> None:
-        """Kill all."""
-        for process in self._processes:
-            reap(process)
-
-
-@pytest.fixture
-def servers(tmp_path: Path) -> Iterator[Servers]:
-    binary = find("redis-server", "valkey-server")
-    if binary is None:
-        refuse("no Redis: private instances are needed, and redis-server is not installed", os.environ)
-    servers = Servers(tmp_path, binary)
-    yield servers
-    servers.close()
-
-
-async def until(check: Any, *args: Any, timeout_s: float = 30.0) -> Any:
-    """Ask again until the answer is true."""
-    async with asyncio.timeout(timeout_s):
-        while True:
-            try:
-                answer = await check(*args)
-            except (RedisError, OSError, StoreUnavailable):
-                answer = None
-            if answer:
-                return answer
-            await asyncio.sleep(0.05)
-
-
-async def ping(port: int, **options: Any) -> bool:
-    async with Redis(host="127.0.0.1", port=port, **options) as client:
-        return bool(await client.ping())
+from tests.servers.process import free_port
+from tests.servers.redis_group import RedisGroup, ping, until
 
 
 async def check_turns(url: str, session_ids: Sequence[str] = ("s",)) -> None:
@@ -140,37 +78,22 @@ async def check_backlog(here: RedisSessionStore, there: RedisSessionStore, sessi
 
 
 @pytest.mark.redis
-async def test_sentinel_names_the_primary_and_its_successor(servers: Servers) -> None:
+async def test_sentinel_names_the_primary_and_its_successor(redis_group: RedisGroup) -> None:
     """Given a primary, a replica and a sentinel: turns work; the primary is killed, and they work on the replica."""
-    primary = await servers.start("--port", "{port}")
-    await until(ping, primary)
-    following = ("--replicaof", f"127.0.0.1 {primary}", "--repl-diskless-sync-delay", "0")
-    replica = await servers.start("--port", "{port}", *following)
-    sentinel = await servers.start(
-        "--sentinel",
-        config=f"port {{port}}\nsentinel monitor main 127.0.0.1 {primary} 1\n"
-        "sentinel down-after-milliseconds main 500\nsentinel failover-timeout main 2000\n",
-    )
-    url = f"redis+sentinel://127.0.0.1:1,127.0.0.1:{sentinel}/main/0?socket_timeout=1"
-    await until(_sees_replica, sentinel)
+    service = await redis_group.sentinel()
+    url = service.url
     await check_turns(url)
 
     store = RedisSessionStore(url)
     await store.save("before", record := make_record(["one"]))
-    await until(_has_session, replica)
-    servers.kill(0)
+    await until(_has_session, service.replica)
+    redis_group.kill(service.primary_index)
     with pytest.raises(StoreUnavailable, match="redis\\+sentinel"):
         await store.load("before")
-    assert await until(store.load, "before") == record
+    assert await until(_loaded, store) == record
     await until(_can_save, store)
     await store.aclose()
     await check_turns(url)
-
-
-async def _sees_replica(port: int) -> bool:
-    client: Any = Redis(host="127.0.0.1", port=port)
-    async with client:
-        return int((await client.sentinel_masters())["main"]["num-slaves"]) == 1
 
 
 async def _has_session(port: int) -> bool:
@@ -178,44 +101,25 @@ async def _has_session(port: int) -> bool:
         return bool(await client.keys("sdqueue:{before}:*"))
 
 
+async def _loaded(store: RedisSessionStore) -> SessionRecord | None:
+    try:
+        return await store.load("before")
+    except StoreUnavailable:
+        return None
+
+
 async def _can_save(store: RedisSessionStore) -> bool:
-    await store.save("after", SessionRecord())
+    try:
+        await store.save("after", SessionRecord())
+    except StoreUnavailable:
+        return False
     return True
 
 
-async def _cluster(servers: Servers) -> list[int]:
-    """Three nodes that serve a third of the slots each."""
-    buses = [free_port() for _ in range(3)]
-    ports = []
-    for bus in buses:
-        options = ("--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", str(bus))
-        ports.append(await servers.start("--port", "{port}", *options))
-    for number, port in enumerate(ports):
-        await until(ping, port)
-        first, last = number * 5462, min(16384, (number + 1) * 5462) - 1
-        await command(port, "CLUSTER ADDSLOTSRANGE", first, last)
-        await command(port, "CLUSTER MEET", "127.0.0.1", ports[0], buses[0])
-    for port in ports:
-        await until(_cluster_is_ok, port)
-    return ports
-
-
-async def command(port: int, *words: Any) -> Any:
-    """What a server answers to a command."""
-    client: Any = Redis(host="127.0.0.1", port=port)
-    async with client:
-        return await client.execute_command(*words)
-
-
-async def _cluster_is_ok(port: int) -> bool:
-    info = await command(port, "CLUSTER INFO")
-    return bool(info["cluster_state"] == "ok" and info["cluster_known_nodes"] == "3")
-
-
 @pytest.mark.redis
-async def test_a_cluster_keeps_each_session_in_one_slot(servers: Servers) -> None:
+async def test_a_cluster_keeps_each_session_in_one_slot(redis_group: RedisGroup) -> None:
     """Sessions on all three nodes, with ids that look like hash tags; by URL, and on a client of one's own."""
-    ports = await _cluster(servers)
+    ports = await redis_group.cluster()
     url = f"redis+cluster://127.0.0.1:1,127.0.0.1:{ports[0]}"
     await check_turns(url, [*HOSTILE_IDS, *(f"user-{n}" for n in range(20))])
 
@@ -231,9 +135,9 @@ async def test_a_cluster_keeps_each_session_in_one_slot(servers: Servers) -> Non
 
 
 @pytest.mark.redis
-async def test_a_lost_node_of_a_cluster_takes_only_its_sessions(servers: Servers) -> None:
+async def test_a_lost_node_of_a_cluster_takes_only_its_sessions(redis_group: RedisGroup) -> None:
     """A node without a replica is killed: its sessions raise, those of the others go on."""
-    ports = await _cluster(servers)
+    ports = await redis_group.cluster()
     for port in ports:
         async with Redis(host="127.0.0.1", port=port) as client:
             await client.config_set("cluster-require-full-coverage", "no")
@@ -241,7 +145,7 @@ async def test_a_lost_node_of_a_cluster_takes_only_its_sessions(servers: Servers
     names = [f"user-{n}" for n in range(20)]
     for name in names:
         await store.save(name, make_record([name]))
-    servers.kill(2)
+    redis_group.kill(2)
     for _ in range(3):
         results = await asyncio.gather(*(store.load(name) for name in names), return_exceptions=True)
         assert all(isinstance(result, SessionRecord | StoreUnavailable) for result in results)
@@ -251,17 +155,17 @@ async def test_a_lost_node_of_a_cluster_takes_only_its_sessions(servers: Servers
 
 
 @pytest.mark.redis
-async def test_tls(servers: Servers) -> None:
+async def test_tls(redis_group: RedisGroup) -> None:
     """A server certificate is checked against the authority that the URL names; without it nothing is sent."""
     if shutil.which("openssl") is None:
         pytest.skip("openssl is not installed")
-    cert, key = servers.folder / "cert.pem", servers.folder / "key.pem"
+    cert, key = redis_group.folder / "cert.pem", redis_group.folder / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost",
          "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", key, "-out", cert],
         check=True, capture_output=True,
     )  # fmt: skip
-    port = await servers.start(
+    port = redis_group.launch(
         "--port", "0", "--tls-port", "{port}", "--tls-cert-file", str(cert), "--tls-key-file", str(key),
         "--tls-auth-clients", "no", "--requirepass", "pass/word",
     )  # fmt: skip

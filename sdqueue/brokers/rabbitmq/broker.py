@@ -6,7 +6,6 @@ import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Self, TypeVar
-from urllib.parse import urlsplit
 
 from aiormq import spec
 from pamqp.base import Frame
@@ -20,7 +19,7 @@ from sdqueue.brokers.rabbitmq.subscription import RabbitMQSubscription
 from sdqueue.brokers.rabbitmq.supervisor import Supervisor
 from sdqueue.brokers.topology import Binding, Queue, Topology
 from sdqueue.errors import BrokerUnavailable, ConfigurationError, TopologyMissing
-from sdqueue.urls import mask
+from sdqueue.urls import check_url, mask
 
 Result = TypeVar("Result")
 
@@ -36,10 +35,9 @@ class RabbitMQBroker:
     go out then.
 
     Parameters:
-        url: ``amqp://user:password@host:port/vhost`` or ``amqps://…``. The query may have ``heartbeat``
-        (seconds,
-            10 by default) and aio-pika's TLS options (``cafile``, ``certfile``, ``keyfile``,
-            ``no_verify_ssl``).
+        url: ``amqp://user:password@host:port/vhost`` or ``amqps://…``. The nodes of a cluster are named together,
+            ``amqp://user:password@a:5672,b:5672/vhost``. The query may have ``heartbeat`` (seconds, 10 by default)
+            and aio-pika's TLS options (``cafile``, ``certfile``, ``keyfile``, ``no_verify_ssl``).
         topology: what it declares and checks.
         name: what RabbitMQ shows for the connections, with ``publish`` or ``consume`` behind it.
 
@@ -49,14 +47,12 @@ class RabbitMQBroker:
 
     def __init__(self, url: str, topology: Topology, *, name: str = "sdqueue") -> None:
         try:
-            parts = urlsplit(url)
-            usable = parts.scheme in ("amqp", "amqps") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable:
+            check_url(url, ("amqp", "amqps"))
+        except ValueError as error:
             raise ConfigurationError(
-                f"broker URL: {mask(url)!r} is no address of RabbitMQ; expected amqp://user:password@host:port/vhost"
-            )
+                f"broker URL: {mask(url)!r} is no address of RabbitMQ, it {error}; expected "
+                "amqp://user:password@host:port/vhost, several hosts separated by commas"
+            ) from None
         self.topology = topology
         self._publishing = Supervisor(url, f"{name} publish")
         self._consuming = Supervisor(url, f"{name} consume")

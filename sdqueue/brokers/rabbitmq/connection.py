@@ -23,8 +23,6 @@ log = logging.getLogger(__name__)
 HEARTBEAT_S: Final = 10
 """A dead peer is noticed after about three of these. The URL's ``heartbeat`` wins."""
 
-CONNECT_TIMEOUT_S: Final = 10.0
-
 CONGESTED_BYTES: Final = 1024 * 1024
 """Bytes waiting for the socket from which on nothing more should be published: the broker has stopped
 reading."""
@@ -59,7 +57,7 @@ class Connection:
         self._raw.closing.add_done_callback(self._on_closing)
 
     @classmethod
-    async def open(cls, url: str, name: str) -> Self:
+    async def open(cls, url: str, name: str, *, timeout_s: float = 10.0) -> Self:
         """Connect; the name is what ``rabbitmqctl list_connections`` and the management pages show.
 
         Raises:
@@ -70,7 +68,7 @@ class Connection:
             address = address.update_query(heartbeat=str(HEARTBEAT_S))
         link = await aio_pika.connect(
             address,
-            timeout=CONNECT_TIMEOUT_S,
+            timeout=timeout_s,
             client_properties={"connection_name": name},
             connection_class=GuardedConnection,
         )

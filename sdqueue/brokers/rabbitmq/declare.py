@@ -66,6 +66,8 @@ def queue_frame(queue: Queue) -> spec.Queue.Declare:
         "x-delivery-limit": DELIVERY_LIMIT if queue.dead_letter else LAST_STOP_DELIVERY_LIMIT,
         # With any other overflow, at-least-once dead-lettering silently becomes at-most-once.
         "x-overflow": "reject-publish",
+        # Otherwise the node that the declaring client is connected to leads all queues of a cluster.
+        "x-queue-leader-locator": "balanced",
     }
     if queue.single_active:
         arguments["x-single-active-consumer"] = True

@@ -31,6 +31,14 @@ RETRY_S: Final = 0.1
 ATTEMPT_S: Final = 10.0
 """How long a lane waits for a connection before it looks whether anybody still waits for the lane."""
 
+RENEW_S: Final = 1.0
+"""A refusal on a channel of at least this age makes the lane take a fresh one. Before RabbitMQ 3.12, a channel that
+was opened while a node died may ask the dead leader of a queue for ever, and refuse what the new leader would take
+(rabbitmq-server 9241). A full queue costs a channel a second."""
+
+DRAIN_S: Final = 0.5
+"""How long open confirms are waited for then; what is still open after it is sent again."""
+
 ACCESS_REFUSED: Final = 403
 NOT_FOUND: Final = 404
 PRECONDITION_FAILED: Final = 406
@@ -122,6 +130,8 @@ class Lane:
         self._opener: asyncio.Task[None] | None = None
         self._pause = False
         self._closed = False
+        self._opened_at = 0.0
+        self._renewal: asyncio.TimerHandle | None = None
 
     def add(self, entry: Entry) -> None:
         """Take a message; it goes out at once where the channel is open and its window has room."""
@@ -143,6 +153,7 @@ class Lane:
         if self._opener is not None:
             self._opener.cancel()
             await asyncio.wait((self._opener,))
+        self._forget_renewal()
         if self._channel is not None:
             self._channel.abandon()
         entries = [*self._open.values(), *self._queue]
@@ -157,6 +168,10 @@ class Lane:
         if channel is None or connection is None:
             if self._queue and self._opener is None and not self._closed:
                 self._opener = asyncio.create_task(self._reopen(), name="publisher channel")
+            return
+        if self._renewal is not None:
+            if not self._open:
+                self._renew()
             return
         while self._queue and len(self._open) < WINDOW and not connection.congested:
             entry = self._queue.popleft()
@@ -228,7 +243,24 @@ class Lane:
         connection.on_writable.add(self._pump)
         self._channel, self._connection = channel, connection
         self._tags = itertools.count(1)
+        self._opened_at = asyncio.get_running_loop().time()
         self._pump()
+
+    def _renew_soon(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._channel is not None and self._renewal is None and loop.time() - self._opened_at >= RENEW_S:
+            self._renewal = loop.call_later(DRAIN_S, self._renew)
+
+    def _renew(self) -> None:
+        """Go on with a fresh channel."""
+        if self._channel is not None:
+            self._channel.abandon()
+            self._on_lost(ChannelLost("the broker refused a message"))
+
+    def _forget_renewal(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
 
     def _on_confirm(self, tag: int, multiple: bool, positive: bool) -> None:
         tags = list(itertools.takewhile(lambda t: t <= tag, self._open)) if multiple else (tag,)
@@ -237,6 +269,7 @@ class Lane:
             if entry is None or entry.done.done():
                 continue
             if not positive:
+                self._renew_soon()
                 entry.fail(
                     PublishRejected(
                         f"RabbitMQ refused a message for exchange {entry.exchange!r} with routing key "
@@ -273,6 +306,7 @@ class Lane:
         """Fail what the broker complains of; the others are sent again, before anything younger."""
         if self._channel is None:
             return  # it was refused while opening
+        self._forget_renewal()
         self.trouble = error.reason
         entries, self._open = list(self._open.values()), {}
         self._channel = self._connection = None

@@ -13,12 +13,16 @@ from yarl import URL
 
 from sdqueue.brokers.rabbitmq.connection import Connection, describe
 from sdqueue.errors import BrokerUnavailable
-from sdqueue.urls import mask
+from sdqueue.urls import each_host, mask
 
 log = logging.getLogger(__name__)
 
 FIRST_DELAY_S: Final = 0.1
 LAST_DELAY_S: Final = 5.0
+CONNECT_TIMEOUT_S: Final = 10.0
+"""For all hosts together: a machine that is gone says nothing, and the next host should still get its turn while a
+publisher waits."""
+LEAST_TIMEOUT_S: Final = 2.0
 SETTLED_S: Final = 1.0
 """A connection that lived this long was a good one: after its loss the waiting starts from the shortest
 delay."""
@@ -31,16 +35,21 @@ class Refused(BrokerUnavailable):
 class Supervisor:
     """Gives out the live connection, and replaces a dead one after 0.1 s up to 5 s, with jitter.
 
+    Of several hosts it takes the first that answers, beginning with any and going on behind the last one used, so
+    that the clients of a cluster spread, and leave a dead node at once.
+
     Parameters:
-        url: ``amqp://`` or ``amqps://``.
+        url: ``amqp://`` or ``amqps://``, with one host or several.
         name: what the broker shows for the connection.
     """
 
     def __init__(self, url: str, name: str) -> None:
         self.name = name
-        self._url = url
         self._address = mask(url)
-        self._user = URL(url).user or "guest"
+        self._hosts = each_host(url)
+        random.shuffle(self._hosts)
+        self._timeout_s = max(CONNECT_TIMEOUT_S / len(self._hosts), LEAST_TIMEOUT_S)
+        self._user = URL(self._hosts[0]).user or "guest"
         self._connection: Connection | None = None
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -109,7 +118,7 @@ class Supervisor:
         delay = FIRST_DELAY_S
         while True:
             started = time.monotonic()
-            self._connection = await self._open()
+            self._connection = await self._open_any()
             self._notify()
             if self._connection is not None:
                 self._failure = await asyncio.shield(self._connection.lost)
@@ -120,8 +129,28 @@ class Supervisor:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(delay * 2, LAST_DELAY_S)
 
-    async def _open(self) -> Connection | None:
-        task = asyncio.create_task(Connection.open(self._url, self.name))
+    async def _open_any(self) -> Connection | None:
+        """A connection to the first host that takes us. Whatever went wrong, the next round may do better."""
+        failures: list[str] = []
+        refused = False
+        for url in tuple(self._hosts):
+            self._hosts.append(self._hosts.pop(0))  # the next round begins behind this one
+            opened = await self._open(url)
+            if isinstance(opened, Connection):
+                self._refused, self._failure = False, ""
+                return opened
+            no_vhost = _means_no_vhost(opened)
+            refused |= no_vhost or isinstance(opened, AuthenticationError | ProbableAuthenticationError)
+            failure = "the vhost is missing or not allowed" if no_vhost else describe(opened)
+            log.warning("%s: cannot connect to %s: %s", self.name, mask(url), failure)
+            host = URL(url).host_subcomponent
+            failures.append(failure if len(self._hosts) == 1 else f"{host}:{URL(url).port or 5672}: {failure}")
+        self._refused, self._failure = refused, "; ".join(failures)
+        return None
+
+    async def _open(self, url: str) -> Connection | BaseException:
+        """A connection, or why there is none."""
+        task = asyncio.create_task(Connection.open(url, self.name, timeout_s=self._timeout_s))
         try:
             await asyncio.wait((task,))
         except asyncio.CancelledError:
@@ -130,22 +159,11 @@ class Supervisor:
             if not task.cancelled() and task.exception() is None:
                 await task.result().close()
             raise
-        try:
-            connection = task.result()
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  see below
-            # Whatever it was, the next attempt may do better; aiormq cancels its own handshake when the
-            # peer hangs up.
-            self._refused = isinstance(error, AuthenticationError | ProbableAuthenticationError) or (
-                # aiormq's words for a connection.close where connection.open-ok is due: no such vhost, or
-                # not for us
-                isinstance(error, InvalidFrameError) and "Connection.OpenOk" in str(error)
-            )
-            self._failure = (
-                "the vhost is missing or not allowed"
-                if self._refused and isinstance(error, InvalidFrameError)
-                else describe(error)
-            )
-            log.warning("%s: cannot connect to %s: %s", self.name, self._address, self._failure)
-            return None
-        self._refused, self._failure = False, ""
-        return connection
+        if task.cancelled():  # aiormq cancels its own handshake when the peer hangs up
+            return ConnectionError("it hung up during the handshake")
+        return task.exception() or task.result()
+
+
+def _means_no_vhost(error: BaseException) -> bool:
+    """aiormq's words for a connection.close where connection.open-ok is due: no such vhost, or not for us."""
+    return isinstance(error, InvalidFrameError) and "Connection.OpenOk" in str(error)

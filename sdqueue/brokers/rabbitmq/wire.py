@@ -47,8 +47,7 @@ def publish_frames(
 
     Raises:
         ValueError: something does not fit into AMQP: a routing key, ``reply_to`` or header name of more
-        than 255
-            bytes.
+            than 255 bytes, or headers that do not fit into one frame.
         TypeError: a header value is no JSON value.
     """
     method = b"".join(
@@ -61,6 +60,9 @@ def publish_frames(
     )
     header = _content_header(message)
     size = frame_max - 8  # a frame's own seven bytes and its end
+    if len(header) > size:
+        # The broker would close the connection, with all that others have on it.
+        raise ValueError(f"headers and properties have {len(header)} bytes, one frame takes {size}")
     body = message.body
     parts = [
         _FRAME.pack(1, channel, len(method)), method, _FRAME_END,

@@ -1,0 +1,39 @@
+"""The short form of the chaos on servers of its own: consumers, broker and store attacked at random, from one seed."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.checker import check
+from tests.chaos.producer import quiet
+from tests.chaos.scenarios import ALL
+from tests.chaos.servers import Servers
+from tests.chaos.stage import Stage
+from tests.servers.rabbitmq import LocalRabbitMQ
+from tests.servers.redis import LocalRedis
+
+SEED = 3
+"""It kills a consumer, freezes Redis, and closes all connections, and does not restart the broker, which takes long."""
+
+
+@pytest.mark.chaos
+async def test_a_random_attack_breaks_no_promise(
+    private_rabbitmq: Callable[..., Awaitable[LocalRabbitMQ]],
+    private_redis: Callable[..., Awaitable[LocalRedis]],
+    tmp_path: Path,
+) -> None:
+    quiet()
+    rabbitmq, redis = await private_rabbitmq(), await private_redis()
+    scenario = ALL["random"]
+    scenario = replace(scenario, load=replace(scenario.load, seconds=12), consumers=2)
+    stage = Stage(scenario, Servers(rabbitmq.url, redis.url, (rabbitmq,), redis), tmp_path, seed=SEED)
+    evidence = await stage.play()
+
+    findings = check(evidence)
+    assert findings.clean, "\n".join(findings.details)
+    assert not stage.pool.defects()
+    assert findings.sent > 200

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from sdqueue.brokers import Broker, Delivery, Topology
-from sdqueue.consumer.backlog import dump, key_of
+from sdqueue.consumer.backlog import dump
 from sdqueue.consumer.work import Work
 from sdqueue.messages import partition_of
 from sdqueue.resharding.options import ReshardOptions
+from sdqueue.resharding.plan import PLAN_HEADER
 from sdqueue.sessions import Deferred, TurnBacklog
 
 Answer = TypeVar("Answer")
@@ -70,7 +71,7 @@ class Mover:
             else:
                 aside.append(work)
         aside += await self._keep(at_home)
-        await self._publish(aside, lambda _: self._before.resharding)
+        await self._publish(map(_without_plan, aside), lambda _: self._before.resharding)
 
     async def take(self, deliveries: list[Delivery]) -> None:
         """Move what comes after all that the partitions had."""
@@ -87,7 +88,7 @@ class Mover:
         """Append turns to the backlogs of their sessions; returns those that were refused before."""
 
         async def keep(session_id: str, its: list[Work]) -> list[Work]:
-            turns = [Deferred(key_of(work), dump(work)) for work in its]
+            turns = [Deferred(work.key, dump(work)) for work in its]
             async with self._places:
                 kept = await self._backlog.defer(session_id, turns, limit=NO_LIMIT)
             return [work for work, is_in in zip(its, kept, strict=True) if not is_in]
@@ -129,6 +130,14 @@ def _by_session(works: Iterable[Work]) -> dict[str, list[Work]]:
     for work in works:
         sessions.setdefault(work.session_id, []).append(work)
     return sessions
+
+
+def _without_plan(work: Work) -> Work:
+    message = work.delivery.message
+    if PLAN_HEADER not in message.headers:
+        return work
+    headers = {name: value for name, value in message.headers.items() if name != PLAN_HEADER}
+    return replace(work, delivery=replace(work.delivery, message=replace(message, headers=headers)))
 
 
 def _may_wait(work: Work) -> bool:

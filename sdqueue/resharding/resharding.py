@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import secrets
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Final, Self
+from dataclasses import replace
+from typing import Final
 
-from sdqueue.brokers import Broker, Delivery, Message, Topology
+from sdqueue.brokers import Broker, Delivery, Topology
 from sdqueue.brokers.topology import MAX_PARTITIONS, Queue
 from sdqueue.consumer.membership import Epoch, Pool
 from sdqueue.errors import ConfigurationError, ReshardingFailed, TopologyMissing
 from sdqueue.resharding.mover import Mover, side_by_side
 from sdqueue.resharding.options import ReshardOptions, ReshardReport
+from sdqueue.resharding.plan import Plan, is_plan
 from sdqueue.resharding.stretch import Stretch
 from sdqueue.sessions import TurnBacklog
-
-PLAN_HEADER: Final = "sdqueue-resharding"
-"""On the message that says what a resharding is about, at the head of the queue ``<namespace>.resharding``."""
 
 PLAN_PREFETCH: Final = 200
 """Only reshardings read that queue."""
@@ -36,33 +33,6 @@ LOOK_S: Final = 0.1
 """Pause between two looks for whoever has not let go."""
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What a resharding is about, as the broker keeps it.
-
-    Parameters:
-        before, after: partitions.
-        binding: all that was published under the old keys has been moved, and the new keys may be bound already.
-    """
-
-    before: int
-    after: int
-    binding: bool = False
-
-    def message(self) -> Message:
-        """As it is kept."""
-        return Message(json.dumps(vars(self)).encode(), headers={PLAN_HEADER: 1})
-
-    @classmethod
-    def read(cls, delivery: Delivery) -> Self:
-        """The plan that was kept."""
-        return cls(**json.loads(delivery.message.body))
-
-
-def _is_plan(delivery: Delivery) -> bool:
-    return PLAN_HEADER in delivery.message.headers
 
 
 class Resharding:
@@ -199,10 +169,10 @@ class Resharding:
 
     async def _planned(self, aside: Stretch, wanted: Plan) -> tuple[Plan, list[Delivery]]:
         """The plan that is to be carried out, and the messages that say so, which are kept until it has been."""
-        kept = await aside.first(_is_plan)
+        kept = await aside.first(is_plan)
         if not kept:
             await self._broker.publish("", self._after.resharding, wanted.message())
-            kept = await aside.first(_is_plan)
+            kept = await aside.first(is_plan)
         plan = Plan.read(kept[-1])
         if plan.after != wanted.after:
             raise ReshardingFailed(
@@ -334,7 +304,7 @@ class Resharding:
         """
         await aside.reopen()
         await self._broker.publish("", self._after.resharding, plan.message())
-        kept[:] = await aside.first(_is_plan)
+        kept[:] = await aside.first(is_plan)
 
     async def _empty_partitions(self, mover: Mover, topology: Topology) -> None:
         places = asyncio.Semaphore(PARALLEL)

@@ -152,4 +152,5 @@ class Stretch:
 
 
 def _marker_of(delivery: Delivery) -> object:
-    return delivery.message.headers.get(MARKER_HEADER)
+    # What has a body is none, whatever its producer has written into the headers: it must not get lost.
+    return None if delivery.message.body else delivery.message.headers.get(MARKER_HEADER)

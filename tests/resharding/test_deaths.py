@@ -76,8 +76,7 @@ async def play(story: Story) -> None:
         await world.reshard(story.after, Life(before=before_step))
 
         assert world.is_as_applied(story.after)
-        epoch = (await world.pool.look()).epoch
-        assert epoch is None or epoch == Epoch(story.after)
+        assert (await world.pool.look()).epoch == Epoch(story.after)
         for number, session in enumerate(SESSIONS):
             await world.send(session, story.known[number])
         assert await world.consumed(story.after) == world.sent
@@ -116,6 +115,7 @@ async def play_steps(world: World, before: int, after: int, life: Life) -> None:
         await world.reshard_and_die(after, life)
         await world.reshard(after, Life(before=send_one))
         assert world.is_as_applied(after)
+        assert (await world.pool.look()).epoch == Epoch(after)
         for session in SESSIONS:
             await world.send(session, known[session])
         assert await world.consumed(after) == world.sent

@@ -6,7 +6,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
 from sdqueue.consumer.membership.epoch import Epoch
@@ -124,7 +124,7 @@ class BeatingMembership(ABC):
                 answer = await self.beat(self._said)
                 epoch = Epoch.read(answer.epoch)
             except (StoreUnavailable, RecordCorrupt) as error:
-                yield Sighting(last.members, last.at, epoch=last.epoch, problem=str(error))
+                yield replace(last, after_gap=False, problem=str(error))
             else:
                 now = loop.time()
                 members = {}
@@ -136,7 +136,7 @@ class BeatingMembership(ABC):
                 # Whoever was away so long that others may have been dropped meanwhile, or that it was dropped itself.
                 gap = not never_seen and (answer.added or now - last.at >= LIFE_S - 2 * BEAT_S)
                 signed = {entry.member: entry.signed for entry in answer.entries}
-                last = Sighting(members, now, after_gap=gap, epoch=epoch)
+                last = Sighting(members, now, after_gap=gap, epoch=epoch, listed_until=started + LIFE_S)
                 never_seen = False
                 yield last
             await self._pause(started + BEAT_S - loop.time())

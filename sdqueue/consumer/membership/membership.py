@@ -54,6 +54,7 @@ class Sighting:
             sign was emptied.
         epoch: what is said of the partitions, where anything is.
         problem: why nobody could be seen; ``members`` are those of the last sighting.
+        listed_until: nobody takes this member for gone before, by the clock of the event loop.
     """
 
     members: Mapping[str, Seen] = field(default_factory=dict)
@@ -61,6 +62,7 @@ class Sighting:
     after_gap: bool = False
     epoch: Epoch | None = None
     problem: str = ""
+    listed_until: float = 0.0
 
 
 class Membership(Protocol):
@@ -121,7 +123,7 @@ class Alone:
     async def sightings(self) -> AsyncIterator[Sighting]:
         """A single one, of itself."""
         now = asyncio.get_running_loop().time()
-        yield Sighting({self.member: Seen(Announcement(), now)}, at=now)
+        yield Sighting({self.member: Seen(Announcement(), now)}, at=now, listed_until=float("inf"))
         await self._left.wait()
 
     def announce(self, announcement: Announcement) -> None:

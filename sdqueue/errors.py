@@ -24,7 +24,8 @@
     │   ├── Unroutable                       no queue takes the message
     │   └── TopologyError
     │       ├── TopologyMissing              ``sdqueue topology apply`` has not been run
-    │       └── TopologyMismatch             what exists on the broker does not fit
+    │       ├── TopologyMismatch             what exists on the broker does not fit
+    │       └── ReshardingFailed             the number of partitions could not be changed, or not yet
     └── ReplyError
         ├── ReplyTimeout (TimeoutError)      no reply in the time given; the turn stays queued
         └── TurnFailed                       the reply is an ``error`` reply
@@ -158,6 +159,13 @@ class TopologyMissing(TopologyError):
 
 class TopologyMismatch(TopologyError):
     """Something of the same name exists with other properties; the message names the difference."""
+
+
+class ReshardingFailed(TopologyError):
+    """The number of partitions could not be changed, or not to the end; the message says what to do.
+
+    No turn is lost, and none is out of order: what has begun is brought to its end by beginning it again.
+    """
 
 
 class ReplyError(SdqueueError):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
-from sdqueue.brokers.topology import Topology
+from sdqueue.brokers.topology import Binding, Queue, Topology
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +106,7 @@ class Broker(Protocol):
     """
 
     topology: Topology
+    """What :meth:`apply` and :meth:`check` mean. It may be replaced by one with another number of partitions."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -115,13 +116,15 @@ class Broker(Protocol):
         """Declare the topology; what fits already is left alone.
 
         Raises:
-            TopologyMismatch: something of that name is different; the message names the difference.
+            TopologyMismatch: something of that name is different; the message names the difference. Or the number of
+                partitions is just being changed.
             BrokerUnavailable: the broker was not reached in ``timeout`` seconds.
         """
         ...
 
     async def check(self, *, timeout: float = 10.0) -> None:
-        """See whether the topology is complete.
+        """See whether the topology is complete. While the number of partitions is being changed, any number is right:
+        all turns then take the way of the unrouted ones.
 
         Raises:
             TopologyMissing: it is not.
@@ -167,6 +170,38 @@ class Broker(Protocol):
 
     async def declare_egress(self, channel: str, *, timeout: float = 10.0) -> str:
         """Make sure that a channel's replies are kept for it, and return the name of their queue."""
+        ...
+
+    async def declare(self, queues: Sequence[Queue], *, timeout: float = 30.0) -> None:
+        """Make sure that queues are there, without any binding. For those who change a topology: see :meth:`apply`.
+
+        Raises:
+            TopologyMismatch: one of them exists with other properties.
+        """
+        ...
+
+    async def bind(self, bindings: Sequence[Binding], *, timeout: float = 30.0) -> None:
+        """Make sure that bindings are there; what is published when this has returned is routed by them.
+
+        Raises:
+            TopologyMissing: a queue or an exchange is not there.
+        """
+        ...
+
+    async def unbind(self, bindings: Sequence[Binding], *, timeout: float = 30.0) -> None:
+        """Take bindings away; what is published when this has returned is not routed by them. Those that are not
+        there are ignored, also where their queue is not there."""
+        ...
+
+    async def remove(self, queue: str, *, timeout: float = 10.0) -> bool:
+        """Remove a queue with its bindings, unless messages wait in it or somebody receives from it.
+
+        Take its bindings away first: a message that arrives while this looks at the queue may be lost on RabbitMQ,
+        which cannot look and remove in one step.
+
+        Returns:
+            Whether the queue is gone.
+        """
         ...
 
     async def depth(self, queue: str, *, timeout: float = 10.0) -> int:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
-from sdqueue.brokers.topology import Binding, Exchange, Queue, Topology, route
+from sdqueue.brokers.topology import Binding, Exchange, Queue, Topology, being_resharded, route
 from sdqueue.errors import TopologyMismatch, TopologyMissing
 
 _REMEMBERED_ROUTES: Final = 20_000
@@ -42,6 +42,31 @@ class Layout:
             if binding not in bound:
                 bound.append(binding)
 
+    def check_places(self, bindings: Iterable[Binding], place: str) -> None:
+        """See that what is to be bound is there.
+
+        Raises:
+            TopologyMissing: it is not.
+        """
+        for binding in bindings:
+            if binding.exchange not in self.exchanges or binding.queue not in self.queues:
+                raise TopologyMissing(
+                    f"{place}: cannot bind the queue {binding.queue!r} to the exchange {binding.exchange!r}, one of "
+                    "them is not there; run `sdqueue topology apply`"
+                )
+
+    def unbind(self, bindings: Iterable[Binding]) -> None:
+        """Take bindings away; those that are not there are ignored."""
+        self._routes.clear()
+        gone = set(bindings)
+        for exchange, bound in self.bindings.items():
+            self.bindings[exchange] = [binding for binding in bound if binding not in gone]
+
+    def remove(self, queue: str) -> None:
+        """Take a queue away, and its bindings with it."""
+        self.queues.pop(queue, None)
+        self.unbind([binding for bound in self.bindings.values() for binding in bound if binding.queue == queue])
+
     def lacks(
         self, exchanges: Iterable[Exchange], queues: Iterable[Queue], bindings: Iterable[Binding]
     ) -> tuple[list[Exchange], list[Queue], list[Binding]]:
@@ -57,15 +82,17 @@ class Layout:
         )
 
     def check_partitions(self, topology: Topology, place: str) -> None:
-        """See that the namespace was not made with another number of partitions.
+        """See that the namespace was not made with another number of partitions, and that it is not being changed.
 
         Parameters:
             topology: what this process wants.
             place: where the layout is kept, for the message.
 
         Raises:
-            TopologyMismatch: it was; a session would hash to different queues in different processes.
+            TopologyMismatch: it was; a session would hash to different queues in different processes. Or it is.
         """
+        if topology.resharding in self.queues:
+            raise TopologyMismatch(f"{place}: {being_resharded(topology)}")
         pattern = re.compile(re.escape(f"{topology.turns}.") + r"\d{4}")
         found = sum(1 for name in self.queues if pattern.fullmatch(name))
         if found and found != topology.partitions:
@@ -81,6 +108,8 @@ class Layout:
             TopologyMissing: it is not.
             TopologyMismatch: it is, with other properties.
         """
+        if topology.resharding in self.queues:
+            return
         self.check_partitions(topology, place)
         exchanges, queues, bindings = self.lacks(topology.exchanges, topology.queues, topology.bindings)
         if exchanges or queues or bindings:

@@ -8,7 +8,7 @@ import dataclasses
 import heapq
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Self
@@ -231,6 +231,30 @@ class MemoryBroker:
         queue, binding = self.topology.egress(channel)
         self._declare((), (queue,), (binding,))
         return queue.name
+
+    async def declare(self, queues: Sequence[Queue], *, timeout: float = 30.0) -> None:
+        """See :class:`~sdqueue.brokers.Broker`."""
+        self._layout()
+        self._declare((), tuple(queues), ())
+
+    async def bind(self, bindings: Sequence[Binding], *, timeout: float = 30.0) -> None:
+        """See :class:`~sdqueue.brokers.Broker`."""
+        layout = self._layout()
+        layout.check_places(bindings, _PLACE)
+        layout.add((), (), bindings)
+
+    async def unbind(self, bindings: Sequence[Binding], *, timeout: float = 30.0) -> None:
+        """See :class:`~sdqueue.brokers.Broker`."""
+        self._layout().unbind(bindings)
+
+    async def remove(self, queue: str, *, timeout: float = 10.0) -> bool:
+        """See :class:`~sdqueue.brokers.Broker`."""
+        layout, found = self._layout(), self.server._queues.get(queue)
+        if found is not None and (found.waiting or found.subscriptions):
+            return False
+        layout.remove(queue)
+        self.server._queues.pop(queue, None)
+        return True
 
     async def depth(self, queue: str, *, timeout: float = 10.0) -> int:
         """See :class:`~sdqueue.brokers.Broker`."""

@@ -8,14 +8,14 @@ import json
 import logging
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, Self, TypeVar
 
 from sdqueue.brokers.broker import Delivery, Message, OnDelivery, QueueState
 from sdqueue.brokers.sqlite_ledger import Ledger, Row
 from sdqueue.brokers.sqlite_worker import Job, Worker
-from sdqueue.brokers.topology import Topology
+from sdqueue.brokers.topology import Binding, Queue, Topology
 from sdqueue.errors import BrokerUnavailable, PublishRejected
 
 logger = logging.getLogger(__name__)
@@ -146,11 +146,13 @@ class SQLiteBroker:
 
     async def apply(self, *, timeout: float = 30.0) -> None:
         """See :class:`~sdqueue.brokers.Broker`."""
-        await self._run(Ledger.apply, timeout, durable=True)
+        topology = self.topology
+        await self._run(lambda ledger: ledger.apply(topology), timeout, durable=True)
 
     async def check(self, *, timeout: float = 10.0) -> None:
         """See :class:`~sdqueue.brokers.Broker`; other properties are a ``TopologyMismatch``."""
-        await self._run(Ledger.check, timeout)
+        topology = self.topology
+        await self._run(lambda ledger: ledger.check(topology), timeout)
 
     async def publish(self, exchange: str, routing_key: str, message: Message, *, timeout: float = 10.0) -> None:
         """See :class:`~sdqueue.brokers.Broker`."""
@@ -180,7 +182,23 @@ class SQLiteBroker:
 
     async def declare_egress(self, channel: str, *, timeout: float = 10.0) -> str:
         """See :class:`~sdqueue.brokers.Broker`."""
-        return await self._run(lambda ledger: ledger.declare_egress(channel), timeout, durable=True)
+        return await self._run(lambda ledger: ledger.declare_egress(self.topology, channel), timeout, durable=True)
+
+    async def declare(self, queues: Sequence[Queue], *, timeout: float = 30.0) -> None:
+        """See :class:`~sdqueue.brokers.Broker`."""
+        await self._run(lambda ledger: ledger.declare(queues), timeout, durable=True)
+
+    async def bind(self, bindings: Sequence[Binding], *, timeout: float = 30.0) -> None:
+        """See :class:`~sdqueue.brokers.Broker`."""
+        await self._run(lambda ledger: ledger.bind(bindings), timeout, durable=True)
+
+    async def unbind(self, bindings: Sequence[Binding], *, timeout: float = 30.0) -> None:
+        """See :class:`~sdqueue.brokers.Broker`."""
+        await self._run(lambda ledger: ledger.unbind(bindings), timeout, durable=True)
+
+    async def remove(self, queue: str, *, timeout: float = 10.0) -> bool:
+        """See :class:`~sdqueue.brokers.Broker`."""
+        return await self._run(lambda ledger: ledger.remove(queue), timeout, durable=True, watch=True)
 
     async def depth(self, queue: str, *, timeout: float = 10.0) -> int:
         """See :class:`~sdqueue.brokers.Broker`."""

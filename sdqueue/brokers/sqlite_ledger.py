@@ -14,8 +14,9 @@ from uuid import uuid4
 
 from sdqueue.brokers import sqlite_schema
 from sdqueue.brokers.layout import Layout
+from sdqueue.brokers.sqlite_declarations import Declarations
 from sdqueue.brokers.sqlite_members import Member, Peers
-from sdqueue.brokers.topology import Binding, Exchange, Queue, Topology
+from sdqueue.brokers.topology import Topology
 from sdqueue.errors import TopologyMissing, Unroutable
 
 CLAIM: Final = 256
@@ -55,7 +56,7 @@ class _Consumer:
         return self.active and self.stock and self.room() > 0
 
 
-class Ledger:
+class Ledger(Declarations):
     """A process's view of the database. Not thread-safe: it belongs to one worker thread.
 
     Messages, subscriptions and who holds what are in the database. What is remembered here can be read again at any
@@ -274,43 +275,6 @@ class Ledger:
         self._rows.clear()
 
     # What can be done in a transaction
-
-    def apply(self) -> None:
-        """Declare the topology.
-
-        Raises:
-            TopologyMismatch: something of that name is different.
-        """
-        self._layout.check_partitions(self._topology, str(self.path))
-        topology = self._topology
-        self._declare(self._layout.lacks(topology.exchanges, topology.queues, topology.bindings))
-
-    def check(self) -> None:
-        """See whether the topology is complete.
-
-        Raises:
-            TopologyMissing, TopologyMismatch: it is not.
-        """
-        self._layout.check(self._topology, str(self.path))
-
-    def declare_egress(self, channel: str) -> str:
-        """Declare the queue of a channel's replies, and return its name.
-
-        Raises:
-            TopologyMissing: there is no replies exchange.
-        """
-        replies = self._topology.replies
-        if replies not in self._layout.exchanges:
-            raise TopologyMissing(f"{self.path}: there is no exchange {replies!r}; run `sdqueue topology apply`")
-        queue, binding = self._topology.egress(channel)
-        self._declare(self._layout.lacks((), (queue,), (binding,)))
-        return queue.name
-
-    def _declare(self, lacking: tuple[list[Exchange], list[Queue], list[Binding]]) -> None:
-        if any(lacking):
-            sqlite_schema.declare(self._db, *lacking)
-            self._layout, self._queues = sqlite_schema.load_layout(self._db)
-            self._changes[0] = 1
 
     def publish(self, exchange: str, routing_key: str, properties: str, body: bytes) -> None:
         """Put a message into the queues that take it.

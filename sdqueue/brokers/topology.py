@@ -52,7 +52,7 @@ class Topology:
 
     Parameters:
         namespace: prefix of every name.
-        partitions: how many queues the turns are spread over; fixed for the life of the namespace.
+        partitions: how many queues the turns are spread over; changed only by ``sdqueue topology reshard``.
     """
 
     namespace: str = "sdqueue"
@@ -77,6 +77,11 @@ class Topology:
     def dead(self) -> str:
         """Exchange and queue of dead letters."""
         return f"{self.namespace}.dead"
+
+    @property
+    def resharding(self) -> str:
+        """A queue that is there while the number of partitions is being changed: with it, any number is right."""
+        return f"{self.namespace}.resharding"
 
     def partition_queue(self, partition: int) -> str:
         """The queue of a partition."""
@@ -125,13 +130,26 @@ class Topology:
         return (
             Binding(self.dead, self.dead),
             Binding(self.unrouted, self.unrouted),
-            *(Binding(self.turns, self.partition_queue(p), routing_key(p)) for p in range(self.partitions)),
+            *self.keys,
         )
+
+    @property
+    def keys(self) -> tuple[Binding, ...]:
+        """The bindings of the partitions, by which turns find their queues."""
+        return tuple(Binding(self.turns, self.partition_queue(p), routing_key(p)) for p in range(self.partitions))
 
     def egress(self, channel: str) -> tuple[Queue, Binding]:
         """What a channel needs to receive its replies."""
         name = self.egress_queue(channel)
         return Queue(name), Binding(self.replies, name, f"{channel}.#")
+
+
+def being_resharded(topology: Topology) -> str:
+    """Why nothing can be declared now."""
+    return (
+        f"the number of partitions of namespace {topology.namespace!r} is being changed; try again when "
+        "`sdqueue topology reshard` has ended, or run that again where it was interrupted"
+    )
 
 
 def matches(pattern: str, key: str) -> bool:

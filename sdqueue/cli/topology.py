@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from sdqueue.backends import open_broker, redis_url, topology_of
-from sdqueue.brokers import Broker
+from sdqueue.brokers import Broker, Topology
 from sdqueue.cli.options import BROKER, STORE, Given, JsonOption, require_shared_broker, takes_settings
 from sdqueue.cli.schemas import WIRE_SCHEMAS, schema_text
 from sdqueue.consumer.assignment import Roles, assign
-from sdqueue.consumer.membership import RedisMembership
+from sdqueue.consumer.membership import RedisPool
 from sdqueue.errors import ConfigurationError, TopologyMissing
 from sdqueue.settings import Settings
 from sdqueue.urls import mask
@@ -121,8 +121,11 @@ async def owners(given: Given, as_json: JsonOption = False) -> None:
             "assignment; without it, they share the queues as the broker gives them out"
         )
     topology = topology_of(settings)
-    async with RedisMembership(topology, url) as membership:
-        members = await membership.look()
+    async with RedisPool(topology, url) as pool:
+        sighting = await pool.look()
+    members = sighting.members
+    if sighting.epoch is not None:
+        topology = Topology(settings.namespace, sighting.epoch.partitions)
     staying = [member for member, seen in members.items() if not seen.says.leaving]
     roles = assign(topology.partition_queues, staying, shared=[topology.unrouted]) if staying else {}
     subscribed = {

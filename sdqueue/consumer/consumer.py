@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Self
 
@@ -19,12 +20,13 @@ from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.ownership import Ownership, Share
 from sdqueue.consumer.pipeline import TurnPipeline
 from sdqueue.consumer.reader import QueueReader
+from sdqueue.consumer.readers import Readers
 from sdqueue.consumer.replies import ReplyPublisher
 from sdqueue.consumer.settlement import Settlement, State
 from sdqueue.consumer.settler import Settler
 from sdqueue.consumer.stallwatch import StallWatch
 from sdqueue.consumer.work import Work
-from sdqueue.errors import BrokerUnavailable, TopologyError
+from sdqueue.errors import BrokerUnavailable, TopologyError, TopologyMissing
 from sdqueue.observe import Observer
 from sdqueue.sessions import SessionWorker
 
@@ -86,13 +88,14 @@ class Consumer:
             self._mailboxes,
             intake,
             self._ownership.owned,
-            lambda queue, subscription: self._readers[queue].give_up(subscription),
+            lambda queue, subscription: self._readers.give_up(queue, subscription),
             self._observer,
             consumer_timeout_s=self.options.consumer_timeout_s,
         )
         places = asyncio.Semaphore(SUBSCRIBE_AT_ONCE)
-        self._readers = {
-            queue: QueueReader(
+
+        def reader(queue: str) -> QueueReader:
+            return QueueReader(
                 broker,
                 queue,
                 intake,
@@ -102,9 +105,9 @@ class Consumer:
                 places=places,
                 on_change=self._ownership.on_change,
             )
-            for queue in broker.topology.turn_queues
-        }
-        self._ownership.take(self._readers)
+
+        self._readers = Readers(reader, broker.topology.turn_queues)
+        self._ownership.take(self._readers, self._repartition)
         self._stopping = asyncio.Event()
         self._hurrying = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -168,8 +171,8 @@ class Consumer:
     async def _run(self) -> None:
         with LoopWatch(self._observer.loop_blocked):
             async with self._membership, asyncio.TaskGroup() as tasks:
-                side = [tasks.create_task(r.run(), name=f"reader {r.queue}") for r in self._readers.values()]
-                side.append(tasks.create_task(self._ownership.watch(), name="membership"))
+                self._readers.start(tasks)
+                side = [tasks.create_task(self._ownership.watch(), name="membership")]
                 side.append(tasks.create_task(self._ownership.follow(), name="ownership"))
                 side.append(tasks.create_task(self._report(), name="report"))
                 side.append(tasks.create_task(self._check_topology(), name="topology check"))
@@ -185,7 +188,7 @@ class Consumer:
                     await self._mailboxes.cancel(within_s=CLEAN_UP_S)
                     for task in side:
                         task.cancel()
-                    await _close_all(self._readers.values())
+                    await self._readers.close()
                     await self._pipeline.aclose()
 
     async def _drain(self) -> None:
@@ -215,8 +218,7 @@ class Consumer:
         if hand_over:
             await self._ownership.hand_over()
             self._start_nothing()
-        readers = (reader.drain() for reader in self._readers.values())
-        await asyncio.gather(self._ownership.leave(), *readers, self._mailboxes.wait_all_idle())
+        await asyncio.gather(self._ownership.leave(), self._readers.drain(), self._mailboxes.wait_all_idle())
 
     def _start_nothing(self) -> None:
         self._mailboxes.close()
@@ -233,9 +235,11 @@ class Consumer:
             settlement = await self._pipeline.run(work)
             if settlement.state is State.DEFERRED:
                 return Ran.PARKED if settlement.parked else Ran.BEHIND  # its keeper settles it, once it is kept
+            if settlement.state is State.FORWARDED and not await self._may_forward(work):
+                settlement = Settlement(State.RELEASED)
             await self._settler.settle(work, settlement)
         except asyncio.CancelledError:
-            self._readers[work.delivery.queue].give_up(work.delivery.subscription)
+            self._readers.give_up(work.delivery.queue, work.delivery.subscription)
             await self._settler.settle(work, Settlement(State.RELEASED))
             raise
         except Exception as error:  # noqa: BLE001 -- a defect of ours must cost a redelivery, never a turn or the process
@@ -244,10 +248,42 @@ class Consumer:
 
     def _failed(self, queue: str, subscription: Subscription, session_id: str, turn_id: str, error: Exception) -> None:
         """Give a generation up after a defect of ours."""
-        self._readers[queue].give_up(subscription)
+        self._readers.give_up(queue, subscription)
         self._observer.internal_error(
             session_id=session_id, turn_id=turn_id, error=describe(error), trace=trace_of(error)
         )
+
+    async def _may_forward(self, work: Work) -> bool:
+        """Whether the number of partitions by which a turn is in the wrong one is that of the whole pool.
+
+        A consumer that cannot see its pool does not know. It waits, and if its queue is gone by then, the turn is not
+        its own any more.
+        """
+        if not self._ownership.certain:
+            work.stage = "waits to be forwarded until the other consumers can be seen"
+            await self._ownership.until_certain()
+            reader = self._readers.get(work.delivery.queue)
+            return reader is not None and reader.subscription is work.delivery.subscription
+        return True
+
+    async def _repartition(self, partitions: int) -> bool:
+        """Take another number of partitions over, if it is that of the broker. Nothing is subscribed now."""
+        topology = replace(self._broker.topology, partitions=partitions)
+        if await self._exists(topology.partition_queue(partitions)):
+            return False
+        if not await self._exists(topology.partition_queue(partitions - 1)):
+            return False
+        self._broker.topology = topology
+        self._readers.repartition(topology.turn_queues)
+        self._observer.repartitioned(partitions=partitions)
+        return True
+
+    async def _exists(self, queue: str) -> bool:
+        try:
+            await self._broker.queue_state(queue)
+        except TopologyMissing:
+            return False
+        return True
 
     async def _check_topology(self) -> None:
         # A queue that is missing later is waited for; here nobody has made any.
@@ -258,7 +294,3 @@ class Consumer:
         while True:
             self._observer.running(turns=self._mailboxes.running, waiting=self._mailboxes.waiting)
             await asyncio.sleep(1)
-
-
-async def _close_all(readers: Iterable[QueueReader]) -> None:
-    await asyncio.gather(*(reader.close() for reader in readers))

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from sdqueue.brokers import Subscription, Topology
 from sdqueue.consumer.assignment import Roles, assign
 from sdqueue.consumer.debounce import Debounce
-from sdqueue.consumer.membership import Announcement, Membership, Sighting
+from sdqueue.consumer.membership import Announcement, Epoch, Membership, Sighting
 from sdqueue.consumer.reader import QueueReader
 from sdqueue.consumer.seat import FRESH_S, Seat
+from sdqueue.errors import BrokerUnavailable
 from sdqueue.observe import Observer
+
+Repartition = Callable[[int], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,10 @@ class Ownership:
 
     def __init__(self, topology: Topology, membership: Membership, observer: Observer) -> None:
         self._topology = topology
+        self._epoch: Epoch | None = None
+        self._strange: Epoch | None = None
+        """An epoch that is not the broker's."""
+        self._repartition: Repartition = _never
         self._membership = membership
         self._observer = observer
         self._readers: Mapping[str, QueueReader] = {}
@@ -62,10 +69,22 @@ class Ownership:
         self._away = False
         self._leaving_since: float | None = None
         self._handed_over = asyncio.Event()
+        self._certain_until = 0.0
+        self._became_certain: asyncio.Future[None] | None = None
 
-    def take(self, readers: Mapping[str, QueueReader]) -> None:
-        """Decide for these readers from now on; each tells :meth:`on_change` of its subscriptions."""
+    def take(self, readers: Mapping[str, QueueReader], repartition: Repartition) -> None:
+        """Decide for these readers from now on; each tells :meth:`on_change` of its subscriptions.
+
+        Parameters:
+            readers: of all queues.
+            repartition: makes them those of another number of partitions, if that is the broker's, and says whether.
+        """
         self._readers = readers
+        self._repartition = repartition
+        self._sit_down()
+
+    def _sit_down(self) -> None:
+        readers = self._readers
         # Consumers that know nothing of each other read the queues in different orders, so each becomes active on some.
         self._seats = {queue: Seat(readers[queue]) for queue in random.sample(list(readers), len(readers))}
 
@@ -105,11 +124,25 @@ class Ownership:
         async for sighting in self._membership.sightings():
             self._see(sighting)
 
+    @property
+    def certain(self) -> bool:
+        """Whether the number of partitions here is that of the whole pool, as far as can be known.
+
+        Nobody changes it before all members have let go of the queues, or are not listed any more.
+        """
+        return not self._lets_go and asyncio.get_running_loop().time() < self._certain_until
+
+    async def until_certain(self) -> None:
+        """Wait until :attr:`certain`."""
+        while not self.certain:
+            self._became_certain = self._became_certain or asyncio.get_running_loop().create_future()
+            await asyncio.wait({self._became_certain})
+
     async def follow(self) -> None:
         """Keep the subscriptions as they should be, until cancelled."""
         while True:
             self._changed.clear()
-            pause = self._judge()
+            pause = await self._let_go() if self._lets_go else self._judge()
             try:
                 async with asyncio.timeout(pause):
                     await self._changed.wait()
@@ -155,7 +188,8 @@ class Ownership:
 
     def _announce(self) -> None:
         there = frozenset(name for name, reader in self._readers.items() if reader.subscription is not None)
-        self._membership.announce(Announcement(there, self._losses, self._leaving_since is not None))
+        holds = self._epoch.by if self._epoch is not None and self._lets_go and self._is_idle else ""
+        self._membership.announce(Announcement(there, self._losses, self._leaving_since is not None, holds))
 
     def _see(self, sighting: Sighting) -> None:
         if sighting.problem:
@@ -166,6 +200,14 @@ class Ownership:
                 self._handed_over.set()  # it cannot be seen whether anybody is there
             return
         self._away = False
+        self._certain_until = sighting.listed_until
+        # A record that is gone says nothing: Redis may have been emptied in the middle of a change.
+        self._epoch = sighting.epoch or self._epoch
+        if self._lets_go:
+            self._changed.set()
+        elif self._became_certain is not None:
+            self._became_certain.set_result(None)
+            self._became_certain = None
         if self._leaving_since is None:
             members = frozenset(member for member, seen in sighting.members.items() if not seen.says.leaving)
             if self._debounce.see(members, sighting.at, after_gap=sighting.after_gap):
@@ -174,6 +216,49 @@ class Ownership:
                 return  # those who are missing have not had the time to sign again: they are believed to be there
         self._sighting = sighting
         self._changed.set()
+
+    @property
+    def _lets_go(self) -> bool:
+        """Whether nothing may be subscribed: the partitions are being changed, or are others than is known here."""
+        epoch = self._epoch
+        if epoch is None or epoch == self._strange:
+            return False
+        return epoch.target is not None or epoch.partitions != self._topology.partitions
+
+    @property
+    def _is_idle(self) -> bool:
+        return all(reader.idle for reader in self._readers.values())
+
+    async def _let_go(self) -> float | None:
+        """Be subscribed to nothing while the partitions are being changed, and take the new ones when they have been.
+
+        Nothing waits for running turns, as whenever a queue is released. Returns when to look again.
+        """
+        epoch = self._epoch
+        assert epoch is not None
+        for reader in self._readers.values():
+            reader.release("the number of partitions is being changed")
+        if not self._is_idle:
+            return LET_GO_S
+        self._handed_over.set()
+        self._announce()
+        if epoch.target is not None:
+            return None
+        try:
+            taken = await self._repartition(epoch.partitions)
+        except BrokerUnavailable:
+            return PATIENCE_S
+        if not taken:
+            # Somebody has made the namespace anew, and what is said beside the members is about an older one.
+            self._strange = epoch
+            return 0.0
+        self._topology = replace(self._topology, partitions=epoch.partitions)
+        self._membership.repartition(self._topology.turn_queues)
+        self._sit_down()
+        self._announce()
+        if self._debounce.believed:
+            self._assign(asyncio.get_running_loop().time())
+        return 0.0
 
     def _assign(self, now: float) -> None:
         topology = self._topology
@@ -203,6 +288,14 @@ class Ownership:
         return max(min(due) - now, MIN_PAUSE_S) if due else None
 
 
+async def _never(partitions: int) -> bool:
+    return False
+
+
+LET_GO_S: Final = 0.02
+"""Pause before it is looked again whether all channels are closed."""
+PATIENCE_S: Final = 0.5
+"""Pause before a broker that was away is asked again."""
 HAND_OVER_S: Final = 5.0
 """How long one that stops goes on to serve what nobody else does."""
 MIN_PAUSE_S: Final = 0.01

@@ -49,6 +49,8 @@ class QueueReader:
         self.queue = queue
         self.delivered_at: float | None = None
         """When the first delivery of the subscription came, by the event loop's clock."""
+        self.idle = True
+        """Whether the broker has no subscription of this reader: not one that is just being made or closed, either."""
         self._broker = broker
         self._intake = intake
         self._mailboxes = mailboxes
@@ -100,7 +102,9 @@ class QueueReader:
     async def run(self) -> None:
         """Stay subscribed as long as that is wanted, until cancelled or drained."""
         while not self._draining:
+            self.idle = True
             await self._wanted.wait()
+            self.idle = False
             subscription = await self._subscribe()
             if subscription is None:
                 continue
@@ -114,6 +118,7 @@ class QueueReader:
             lost = subscription not in self._released
             tell = self._observer.queue_lost if lost else self._observer.queue_released
             tell(queue=self.queue, reason=reason)
+            self.idle = True
             self._on_change(self.queue, lost)
             if subscription in self._given_up:
                 await asyncio.sleep(AFTER_ERROR_S)

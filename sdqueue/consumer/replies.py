@@ -97,17 +97,27 @@ class ReplyPublisher:
         """The broker's."""
         return self._broker.topology
 
-    async def publish(self, exchange: str, key: str, message: Message) -> None:
-        """Publish and wait for the confirm, again and again until the broker takes it."""
+    async def publish(self, exchange: str, key: str | Callable[[], str], message: Message) -> None:
+        """Publish and wait for the confirm, again and again until the broker takes it.
+
+        Parameters:
+            exchange: where to.
+            key: the routing key, or what tells it before each attempt.
+            message: what.
+        """
+
+        async def attempt() -> None:
+            await self._broker.publish(exchange, key() if callable(key) else key, message)
+
         try:
-            await self._broker.publish(exchange, key, message)
+            await attempt()
         except BrokerError:
             retrying = AsyncRetrying(
                 retry=retry_if_exception_type(BrokerError),
                 wait=wait_random_exponential(multiplier=0.1, max=5),
                 before_sleep=self._refused,
             )
-            await retrying(self._broker.publish, exchange, key, message)
+            await retrying(attempt)
 
     async def reply(self, delivery: Delivery, body: str) -> None:
         """Publish a reply, and a copy to the queue that the turn named in ``reply_to``.

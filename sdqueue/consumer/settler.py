@@ -115,10 +115,13 @@ class Settler:
         await self._publisher.publish(self._publisher.topology.dead, work.delivery.routing_key, letter)
 
     async def _forward(self, work: Work) -> None:
-        topology = self._publisher.topology
         message = work.delivery.message
         headers = {**kept(message.headers), HOPS_HEADER: hops(message.headers) + 1}
-        queue = topology.partition_queue(partition_of(work.session_id, topology.partitions))
+
+        def queue() -> str:
+            topology = self._publisher.topology  # the number of partitions may change while this is tried again
+            return topology.partition_queue(partition_of(work.session_id, topology.partitions))
+
         # Not by the turns exchange, whose alternate would send it round in circles while that queue is missing. So
         # it is refused and tried again until the queue is back, and nothing of this session passes it meanwhile.
         await self._publisher.publish("", queue, replace(message, headers=headers))

@@ -105,6 +105,10 @@ class LogObserver(Observer):
         tell = self._log.info if members > 1 else self._log.debug
         tell("partitions assigned", owned=owned, standby=standby, members=members)
 
+    def repartitioned(self, *, partitions: int) -> None:
+        """One line."""
+        self._log.info("the number of partitions was changed", partitions=partitions)
+
     def backend_away(self, *, backend: str, error: str) -> None:
         """A warning, at most every five seconds: an outage is met by every turn that runs."""
         effect = "partitions stay as they are" if backend == "membership" else "turns wait"

@@ -45,6 +45,9 @@ class Observer:
     def partitions_assigned(self, *, owned: int, standby: int, members: int) -> None:
         """The members of the pool have changed, and with them what this consumer owns or stands by for."""
 
+    def repartitioned(self, *, partitions: int) -> None:
+        """The number of partitions was changed, and this consumer goes on with the new one."""
+
     def backend_away(self, *, backend: str, error: str) -> None:
         """The broker or the store cannot be used; turns wait and nothing is acknowledged.
 

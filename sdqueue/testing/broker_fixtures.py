@@ -87,6 +87,15 @@ class BrokerFixtures:
                     refused = True
         assert refused
 
+    async def expect_removed(self, broker: Broker, queue: str) -> None:
+        """A broker may count with a delay, so this asks until it finds nothing there."""
+        async with asyncio.timeout(20):
+            removed = False
+            while not removed:
+                removed = await broker.remove(queue)
+                await asyncio.sleep(0 if removed else 0.05)
+        assert removed
+
     async def expect_depth(self, broker: Broker, queue: str, count: int) -> None:
         """A broker may count with a delay, and counting sends no event, so this asks until it fits."""
         found = -1

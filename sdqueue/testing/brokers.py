@@ -13,6 +13,7 @@ from sdqueue.brokers.broker import Broker, Message
 from sdqueue.brokers.topology import Topology
 from sdqueue.errors import TopologyMismatch, TopologyMissing, Unroutable
 from sdqueue.messages import routing_key
+from sdqueue.testing.broker_changes import ChangeTests
 from sdqueue.testing.broker_delivery import DeliveryTests
 from sdqueue.testing.broker_fixtures import Connect, MakeBroker
 from sdqueue.testing.inbox import Inbox, numbered
@@ -20,7 +21,7 @@ from sdqueue.testing.inbox import Inbox, numbered
 __all__ = ["BrokerSuite", "Inbox", "MakeBroker", "numbered"]
 
 
-class BrokerSuite(DeliveryTests):
+class BrokerSuite(DeliveryTests, ChangeTests):
     """Every broker passes these. Derive from it, and give it your broker::
 
         class TestMyBroker(BrokerSuite):

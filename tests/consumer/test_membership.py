@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,10 +15,13 @@ from sdqueue.brokers import Topology
 from sdqueue.consumer.membership import (
     Alone,
     Announcement,
+    Epoch,
     Membership,
     MemoryMembership,
     MemoryPool,
+    Pool,
     RedisMembership,
+    RedisPool,
     Sighting,
 )
 from sdqueue.consumer.membership.beating import LIFE_S, Announcements, BeatingMembership
@@ -160,21 +163,53 @@ async def test_what_it_keeps_in_redis_is_one_slot_and_passes(redis_url: str, nam
 
 async def test_somebody_may_look_without_being_a_member(redis_url: str, namespace: str) -> None:
     topology = Topology(namespace, 4)
-    async with RedisMembership(topology, redis_url) as guest:
-        assert await guest.look() == {}
+    async with RedisPool(topology, redis_url) as guest:
+        assert (await guest.look()).members == {}
         async with looking(RedisMembership(topology, redis_url, name="a")) as a:
             a.membership.announce(Announcement(frozenset({topology.unrouted})))
             await a.until(lambda s: s.members and s.members[a.membership.member].says.subscribed)
-            seen = await guest.look()
+            seen = (await guest.look()).members
             assert {m: set(s.says.subscribed) for m, s in seen.items()} == {a.membership.member: {topology.unrouted}}
-        assert await guest.look() == {}
+        assert (await guest.look()).members == {}
 
 
 async def test_the_epoch_comes_with_every_sighting(redis_url: str, namespace: str) -> None:
-    async with Redis.from_url(redis_url) as admin, looking(RedisMembership(Topology(namespace, 4), redis_url)) as a:
+    topology = Topology(namespace, 4)
+    async with RedisPool(topology, redis_url) as guest, looking(RedisMembership(topology, redis_url)) as a:
         assert (await a.until(lambda s: s.members)).epoch is None
-        await admin.set(f"{namespace}:{{members}}:epoch", "2:128")
-        await a.until(lambda s: s.epoch == "2:128")
+        epoch = Epoch(4, 128, "one")
+        assert await guest.advance(None, epoch)
+        await a.until(lambda s: s.epoch == epoch)
+        assert (await guest.look()).epoch == epoch
+
+
+async def test_an_epoch_that_cannot_be_read_is_a_problem_and_changes_nothing(redis_url: str, namespace: str) -> None:
+    async with Redis.from_url(redis_url) as admin, looking(RedisMembership(Topology(namespace, 4), redis_url)) as a:
+        before = await a.until(lambda s: s.members)
+        await admin.set(f"{namespace}:{{members}}:epoch", "nonsense")
+        after = await a.until(lambda s: s.problem)
+        assert "nonsense" in after.problem
+        assert after.members == before.members
+
+
+@pytest.mark.parametrize("where", ["memory", "redis"])
+async def test_the_epoch_is_replaced_only_by_who_has_seen_it(
+    where: str, namespace: str, request: pytest.FixtureRequest
+) -> None:
+    """And twice the same is no conflict: the answer to the first call may have been lost."""
+    async with AsyncExitStack() as stack:
+        pool: Pool = MemoryPool()
+        if where == "redis":
+            redis = RedisPool(Topology(namespace, 4), request.getfixturevalue("redis_url"))
+            pool = await stack.enter_async_context(redis)
+        first, second = Epoch(4, 8, "a"), Epoch(4, 8, "b")
+        assert await pool.advance(None, first)
+        assert await pool.advance(None, first)
+        assert not await pool.advance(None, second)
+        assert not await pool.advance(second, Epoch(8))
+        assert (await pool.look()).epoch == first
+        assert await pool.advance(first, second)
+        assert (await pool.look()).epoch == second
 
 
 @pytest_asyncio.fixture

@@ -48,7 +48,7 @@ async def clear_rabbitmq(url: str, namespace: str, queues: Iterable[str], exchan
     connection = await aiormq.connect(url)
     try:
         channel = await connection.channel()
-        for queue in {queue.name for queue in topology.queues} | set(queues):
+        for queue in {queue.name for queue in topology.queues} | {topology.resharding} | set(queues):
             if queue.startswith(namespace):
                 await channel.queue_delete(queue)
         for exchange in {exchange.name for exchange in topology.exchanges} | set(exchanges):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Self, TypeVar
 
 from aiormq import spec
@@ -17,7 +17,7 @@ from sdqueue.brokers.rabbitmq.connection import Connection
 from sdqueue.brokers.rabbitmq.publisher import Publisher
 from sdqueue.brokers.rabbitmq.subscription import RabbitMQSubscription
 from sdqueue.brokers.rabbitmq.supervisor import Supervisor
-from sdqueue.brokers.topology import Topology
+from sdqueue.brokers.topology import Binding, Queue, Topology
 from sdqueue.errors import BrokerUnavailable, ConfigurationError, TopologyMissing
 from sdqueue.urls import check_url, mask
 
@@ -78,7 +78,8 @@ class RabbitMQBroker:
         async def work(connection: Connection) -> bool:
             if not await declare.exchange_exists(connection, self.topology.replies):
                 return False
-            await declare.check_partitions(connection, self.topology)
+            if not await declare.is_resharded(connection, self.topology):
+                await declare.check_partitions(connection, self.topology)
             return True
 
         if not await self._call(work, timeout):
@@ -129,6 +130,26 @@ class RabbitMQBroker:
         )
         await self._call(lambda connection: declare.declare(connection, frames), timeout)
         return queue.name
+
+    async def declare(self, queues: Sequence[Queue], *, timeout: float = 30.0) -> None:
+        """As in ``Broker``."""
+        await self._declare([declare.queue_frame(queue) for queue in queues], timeout)
+
+    async def bind(self, bindings: Sequence[Binding], *, timeout: float = 30.0) -> None:
+        """As in ``Broker``."""
+        await self._declare([declare.binding_frame(binding) for binding in bindings], timeout)
+
+    async def unbind(self, bindings: Sequence[Binding], *, timeout: float = 30.0) -> None:
+        """As in ``Broker``."""
+        await self._declare([declare.unbinding_frame(binding) for binding in bindings], timeout)
+
+    async def remove(self, queue: str, *, timeout: float = 10.0) -> bool:
+        """As in ``Broker``."""
+        return await self._call(lambda connection: declare.remove(connection, queue), timeout)
+
+    async def _declare(self, frames: Sequence[Frame], timeout: float) -> None:
+        steps = [(frame,) for frame in frames]
+        await self._call(lambda connection: declare.declare_side_by_side(connection, steps), timeout)
 
     async def depth(self, queue: str, *, timeout: float = 10.0) -> int:
         """As in ``Broker``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -13,7 +13,15 @@ from pamqp.base import Frame
 from sdqueue.brokers.broker import QueueState
 from sdqueue.brokers.rabbitmq.channel import Channel, ChannelLost
 from sdqueue.brokers.rabbitmq.connection import Connection
-from sdqueue.brokers.topology import DELIVERY_LIMIT, MAX_PARTITIONS, Binding, Exchange, Queue, Topology
+from sdqueue.brokers.topology import (
+    DELIVERY_LIMIT,
+    MAX_PARTITIONS,
+    Binding,
+    Exchange,
+    Queue,
+    Topology,
+    being_resharded,
+)
 from sdqueue.errors import TopologyMismatch, TopologyMissing
 
 NOT_FOUND: Final = 404
@@ -74,29 +82,56 @@ def binding_frame(binding: Binding) -> spec.Queue.Bind:
     return spec.Queue.Bind(queue=binding.queue, exchange=binding.exchange, routing_key=binding.key)
 
 
+def unbinding_frame(binding: Binding) -> spec.Queue.Unbind:
+    """The removal of a binding; RabbitMQ confirms that of one that does not exist."""
+    return spec.Queue.Unbind(queue=binding.queue, exchange=binding.exchange, routing_key=binding.key)
+
+
 async def apply(connection: Connection, topology: Topology) -> None:
     """Declare everything; the replies exchange last, because its presence says that the rest is there.
 
     A topology that was left half applied is completed.
 
     Raises:
-        TopologyMismatch: something exists with other properties, or with another number of partitions.
+        TopologyMismatch: something exists with other properties, or with another number of partitions, or that
+            number is being changed.
         ChannelLost: the connection went.
     """
+    if await is_resharded(connection, topology):
+        raise TopologyMismatch(being_resharded(topology))
     await check_partitions(connection, topology)
     *exchanges, replies = topology.exchanges
     await declare(connection, [exchange_frame(exchange) for exchange in exchanges])
     bindings = {binding.queue: binding_frame(binding) for binding in topology.bindings}
-    steps = [(queue_frame(queue), bindings[queue.name]) for queue in topology.queues]
+    await declare_side_by_side(connection, [(queue_frame(queue), bindings[queue.name]) for queue in topology.queues])
+    await declare(connection, [exchange_frame(replies)])
+
+
+async def declare_side_by_side(connection: Connection, steps: Sequence[Sequence[Frame]]) -> None:
+    """Send the declarations of each step in order, and the steps beside each other; errors as of :func:`declare`."""
     try:
         async with asyncio.TaskGroup() as group:
-            for start in range(PARALLEL):
+            for start in range(min(PARALLEL, len(steps))):
                 group.create_task(declare(connection, [frame for step in steps[start::PARALLEL] for frame in step]))
     except ExceptionGroup as failures:
         # Several may fail together. What does not fit stays true when the connection is back, so it is
         # told first.
         raise min(failures.exceptions, key=lambda error: not isinstance(error, TopologyMismatch)) from None
-    await declare(connection, [exchange_frame(replies)])
+
+
+async def remove(connection: Connection, queue: str) -> bool:
+    """Delete a queue where nothing is in it and nobody receives from it.
+
+    Quorum queues refuse ``if-empty`` and ``if-unused`` (tried on 3.10: it even costs the connection), so it is looked
+    first.
+    """
+    state = await queue_state(connection, queue)
+    if state is None:
+        return True
+    if state.depth or state.receivers:
+        return False
+    await declare(connection, [spec.Queue.Delete(queue=queue)])
+    return True
 
 
 async def declare(connection: Connection, frames: Iterable[Frame]) -> None:
@@ -129,6 +164,11 @@ def _named(frame: Frame) -> str:
     if isinstance(frame, spec.Queue.Declare):
         return f"the queue {frame.queue!r}"
     return f"{frame!r}"
+
+
+async def is_resharded(connection: Connection, topology: Topology) -> bool:
+    """Whether the number of partitions is being changed."""
+    return await queue_state(connection, topology.resharding) is not None
 
 
 async def exchange_exists(connection: Connection, name: str) -> bool:
@@ -182,5 +222,6 @@ async def check_partitions(connection: Connection, topology: Topology) -> None:
     raise TopologyMismatch(
         f"the namespace {topology.namespace!r} has {low} partitions on RabbitMQ, but {wanted} are wanted; "
         f"their "
-        f"number is fixed: set SDQUEUE_PARTITIONS={low}, or take another SDQUEUE_NAMESPACE"
+        f"number is the same for all: set SDQUEUE_PARTITIONS={low}, or take another SDQUEUE_NAMESPACE; "
+        f"`sdqueue topology reshard` changes it"
     )

@@ -6,11 +6,12 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Self
 
+from sdqueue.consumer.membership.epoch import Epoch
 from sdqueue.consumer.membership.membership import Announcement, Seen, Sighting, member_id
-from sdqueue.errors import StoreUnavailable
+from sdqueue.errors import RecordCorrupt, StoreUnavailable
 
 BEAT_S: Final = 0.5
 LIFE_S: Final = 3.0
@@ -43,7 +44,7 @@ class Answer:
     Parameters:
         added: this member was not in the list before.
         entries: all members, this one among them.
-        epoch: see :class:`Sighting`.
+        epoch: see :class:`Sighting`, as it was written.
     """
 
     added: bool
@@ -96,6 +97,10 @@ class BeatingMembership(ABC):
             self._said = said
             self._changed.set()
 
+    def repartition(self, queues: Sequence[str]) -> None:
+        """See :class:`Membership`."""
+        self._written = Announcements(queues)
+
     async def leave(self) -> None:
         """See :class:`Membership`."""
         if self._left:
@@ -117,8 +122,9 @@ class BeatingMembership(ABC):
             started = loop.time()
             try:
                 answer = await self.beat(self._said)
-            except StoreUnavailable as error:
-                yield Sighting(last.members, last.at, epoch=last.epoch, problem=str(error))
+                epoch = Epoch.read(answer.epoch)
+            except (StoreUnavailable, RecordCorrupt) as error:
+                yield replace(last, after_gap=False, problem=str(error))
             else:
                 now = loop.time()
                 members = {}
@@ -130,7 +136,7 @@ class BeatingMembership(ABC):
                 # Whoever was away so long that others may have been dropped meanwhile, or that it was dropped itself.
                 gap = not never_seen and (answer.added or now - last.at >= LIFE_S - 2 * BEAT_S)
                 signed = {entry.member: entry.signed for entry in answer.entries}
-                last = Sighting(members, now, after_gap=gap, epoch=answer.epoch)
+                last = Sighting(members, now, after_gap=gap, epoch=epoch, listed_until=started + LIFE_S)
                 never_seen = False
                 yield last
             await self._pause(started + BEAT_S - loop.time())
@@ -146,7 +152,7 @@ class Announcements:
     """Writes announcements as they stand in the list, and reads them.
 
     ``1f:2`` is five queues, by a hexadecimal number with one bit each, and two losses; ``1f:2:leaving``, the same of
-    one that leaves.
+    one that leaves; ``0:2:holds=1c9b``, nothing for the length of a change of the partitions.
 
     Parameters:
         queues: the first has the lowest bit.
@@ -159,7 +165,8 @@ class Announcements:
     def write(self, announcement: Announcement) -> str:
         """As it stands in the list."""
         mask = sum(self._bits[queue] for queue in announcement.subscribed)
-        return f"{mask:x}:{announcement.losses}{':leaving' if announcement.leaving else ''}"
+        said = f"{mask:x}:{announcement.losses}{':leaving' if announcement.leaving else ''}"
+        return f"{said}:{HOLDS}{announcement.holds}" if announcement.holds else said
 
     def read(self, said: str) -> Announcement:
         """Bits of queues that are not known here, as of another epoch, say nothing."""
@@ -168,9 +175,11 @@ class Announcements:
                 self._known.clear()
             mask, losses, *more = said.split(":")
             subscribed = frozenset(queue for queue, bit in self._bits.items() if int(mask, 16) & bit)
-            self._known[said] = Announcement(subscribed, int(losses), leaving="leaving" in more)
+            holds = next((word.removeprefix(HOLDS) for word in more if word.startswith(HOLDS)), "")
+            self._known[said] = Announcement(subscribed, int(losses), "leaving" in more, holds)
         return self._known[said]
 
 
+HOLDS: Final = "holds="
 KNOWN: Final = 1000
 """Announcements that are remembered as they were read: all are read twice a second, and seldom change."""

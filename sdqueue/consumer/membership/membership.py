@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, Self
+
+from sdqueue.consumer.membership.epoch import Epoch
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,11 +20,13 @@ class Announcement:
         losses: how many subscriptions it has lost so far. One that was lost and is had again waits behind others at
             the broker, also where nobody has seen it missing.
         leaving: it is about to stop, and owns nothing any more; it serves what it is subscribed to until others do.
+        holds: the change of the partitions for which it has let go of everything; see ``Epoch.by``.
     """
 
     subscribed: frozenset[str] = frozenset()
     losses: int = 0
     leaving: bool = False
+    holds: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +52,17 @@ class Sighting:
         at: when, by the clock of the event loop.
         after_gap: the list may lack members that live: there was no sighting for long, or the place where members
             sign was emptied.
-        epoch: the record of a resharding, where there is one.
+        epoch: what is said of the partitions, where anything is.
         problem: why nobody could be seen; ``members`` are those of the last sighting.
+        listed_until: nobody takes this member for gone before, by the clock of the event loop.
     """
 
     members: Mapping[str, Seen] = field(default_factory=dict)
     at: float = 0.0
     after_gap: bool = False
-    epoch: str | None = None
+    epoch: Epoch | None = None
     problem: str = ""
+    listed_until: float = 0.0
 
 
 class Membership(Protocol):
@@ -78,6 +84,10 @@ class Membership(Protocol):
 
     def announce(self, announcement: Announcement) -> None:
         """Say something of this member. What differs from before goes out at once."""
+        ...
+
+    def repartition(self, queues: Sequence[str]) -> None:
+        """Announce these queues from now on; they begin with those that were known before, or those with these."""
         ...
 
     async def leave(self) -> None:
@@ -113,10 +123,13 @@ class Alone:
     async def sightings(self) -> AsyncIterator[Sighting]:
         """A single one, of itself."""
         now = asyncio.get_running_loop().time()
-        yield Sighting({self.member: Seen(Announcement(), now)}, at=now)
+        yield Sighting({self.member: Seen(Announcement(), now)}, at=now, listed_until=float("inf"))
         await self._left.wait()
 
     def announce(self, announcement: Announcement) -> None:
+        """Nobody listens."""
+
+    def repartition(self, queues: Sequence[str]) -> None:
         """Nobody listens."""
 
     async def leave(self) -> None:

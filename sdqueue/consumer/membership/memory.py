@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from sdqueue.consumer.membership.beating import LIFE_S, Answer, BeatingMembership, Entry
+from sdqueue.consumer.membership.beating import LIFE_S, Announcements, Answer, BeatingMembership, Entry
+from sdqueue.consumer.membership.epoch import Epoch
+from sdqueue.consumer.membership.membership import Seen, Sighting
 from sdqueue.errors import StoreUnavailable
 
 
 class MemoryPool:
     """The list that the :class:`MemoryMembership` objects of one event loop share.
 
-    Like Redis it can be away, and be emptied.
+    Like Redis it can be away, and be emptied. It is a :class:`Pool` as well.
+
+    Parameters:
+        queues: see :class:`BeatingMembership`; needed for :meth:`look` only.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, queues: Sequence[str] = ()) -> None:
         self.away = False
+        self._written = Announcements(queues)
         self.epoch: str | None = None
         self._entries: dict[str, tuple[float, str]] = {}
 
@@ -32,6 +38,21 @@ class MemoryPool:
         self._entries[member] = (now, said)
         entries = [Entry(m, int(at * 1000), said) for m, (at, said) in self._entries.items()]
         return Answer(added, entries, self.epoch)
+
+    async def look(self) -> Sighting:
+        """See :class:`Pool`."""
+        now = self._now()
+        living = {m: said for m, (at, said) in self._entries.items() if at > now - LIFE_S}
+        members = {member: Seen(self._written.read(said), now) for member, said in living.items()}
+        return Sighting(members, now, epoch=Epoch.read(self.epoch))
+
+    async def advance(self, seen: Epoch | None, wanted: Epoch) -> bool:
+        """See :class:`Pool`."""
+        self._now()
+        if self.epoch not in (seen.write() if seen else None, wanted.write()):
+            return False
+        self.epoch = wanted.write()
+        return True
 
     def sign_off(self, member: str) -> None:
         """Forget one."""

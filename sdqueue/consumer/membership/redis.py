@@ -1,16 +1,17 @@
-"""RedisMembership: consumers on any number of machines sign a list in Redis."""
+"""RedisMembership and RedisPool: consumers on any number of machines sign a list in Redis."""
 
 from __future__ import annotations
 
 import asyncio
 from importlib import resources
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from redis.asyncio import Redis, RedisCluster
 
 from sdqueue.brokers import Topology
-from sdqueue.consumer.membership.beating import LIFE_S, Answer, BeatingMembership, Entry
-from sdqueue.consumer.membership.membership import Seen
+from sdqueue.consumer.membership.beating import LIFE_S, Announcements, Answer, BeatingMembership, Entry
+from sdqueue.consumer.membership.epoch import Epoch
+from sdqueue.consumer.membership.membership import Seen, Sighting
 from sdqueue.sessions.redis.connection import connect
 from sdqueue.sessions.redis.keys import Keys, KeySpace
 from sdqueue.sessions.redis.scripts import Script, ScriptRunner
@@ -21,6 +22,7 @@ ANSWER_S: Final = 1.5
 _FOLDER: Final = resources.files(__package__)
 BEAT: Final = Script("beat", folder=_FOLDER)
 LEAVE: Final = Script("leave", folder=_FOLDER)
+ADVANCE: Final = Script("advance", folder=_FOLDER)
 
 
 class RedisMembership(BeatingMembership):
@@ -56,19 +58,9 @@ class RedisMembership(BeatingMembership):
         await self._scripts.aclose()
         await self._link.aclose()
 
-    async def look(self) -> dict[str, Seen]:
-        """The members by id, for one that is none itself.
-
-        Raises:
-            StoreUnavailable: Redis cannot be reached.
-        """
-        answer = await self._ask(ScriptRunner(self._link), b"", "")
-        now = asyncio.get_running_loop().time()
-        return {entry.member: Seen(self._written.read(entry.said), now) for entry in answer.entries}
-
     async def beat(self, said: str) -> Answer:
         """See :class:`BeatingMembership`."""
-        return await self._ask(self._scripts, self._name, said)
+        return await _ask(self._scripts, self._keys, self._name, said)
 
     async def sign_off(self) -> None:
         """See :class:`BeatingMembership`."""
@@ -78,14 +70,55 @@ class RedisMembership(BeatingMembership):
     def _name(self) -> bytes:
         return self.member.encode("utf-8", "surrogateescape")
 
-    async def _ask(self, scripts: ScriptRunner, name: bytes, said: str) -> Answer:
-        added, epoch, *listed = await scripts.call(BEAT, self._keys, (name, said, int(LIFE_S * 1000)))
-        texts = [_text(value) for value in listed]
-        entries = [
-            Entry(member, int(float(signed)), said)
-            for member, signed, said in zip(texts[::3], texts[1::3], texts[2::3], strict=True)
-        ]
-        return Answer(bool(added), entries, None if epoch is None else _text(epoch))
+
+class RedisPool:
+    """The :class:`Pool` of the members that have signed in Redis.
+
+    Parameters:
+        topology, url, client: see :class:`RedisMembership`.
+    """
+
+    def __init__(
+        self, topology: Topology, url: str | None = None, *, client: Redis | RedisCluster | None = None
+    ) -> None:
+        self._topology = topology
+        self._link = connect(url, client)
+        self._keys: Keys = KeySpace(topology.namespace).pool
+        self._scripts = ScriptRunner(self._link)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._scripts.aclose()
+        await self._link.aclose()
+
+    async def look(self) -> Sighting:
+        """See :class:`Pool`."""
+        answer = await _ask(self._scripts, self._keys, b"", "")
+        epoch, now = Epoch.read(answer.epoch), asyncio.get_running_loop().time()
+        # Members may know more partitions than whoever looks has been told of.
+        known = (self._topology.partitions, epoch.partitions, epoch.target or 0) if epoch else ()
+        written = Announcements(
+            Topology(self._topology.namespace, max(known, default=self._topology.partitions)).turn_queues
+        )
+        members = {entry.member: Seen(written.read(entry.said), now) for entry in answer.entries}
+        return Sighting(members, now, epoch=epoch)
+
+    async def advance(self, seen: Epoch | None, wanted: Epoch) -> bool:
+        """See :class:`Pool`."""
+        args = (seen.write() if seen else "", wanted.write())
+        return bool(await self._scripts.call(ADVANCE, self._keys, args))
+
+
+async def _ask(scripts: ScriptRunner, keys: Keys, name: bytes, said: str) -> Answer:
+    added, epoch, *listed = await scripts.call(BEAT, keys, (name, said, int(LIFE_S * 1000)))
+    texts = [_text(value) for value in listed]
+    entries = [
+        Entry(member, int(float(signed)), said)
+        for member, signed, said in zip(texts[::3], texts[1::3], texts[2::3], strict=True)
+    ]
+    return Answer(bool(added), entries, None if epoch is None else _text(epoch))
 
 
 def _text(value: Any) -> str:

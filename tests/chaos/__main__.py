@@ -101,6 +101,10 @@ async def play(given: argparse.Namespace, scenario: Scenario, servers: Servers, 
         print(f"  done: {', '.join(stage.done)}")
     for line in [*findings.details, *result.defects]:
         print(f"  ! {line}")
+    if findings.stalls_s:
+        longest = max(findings.stalls_s, key=lambda mark: findings.stalls_s[mark])
+        at_s = next(s.confirmed_at for s in evidence.sent if s.mark == longest) - stage.producer.started_at
+        print(f"  longest stall: turn {longest}, confirmed {at_s:.1f} s after the start of the load")
     verdict = "clean" if result.clean else "BROKEN"
     print(f"  {verdict}: {findings.sent} sent, longest stall {findings.longest_stall_s:.1f} s; {note}; "
           f"took {result.seconds:.0f} s", flush=True)  # fmt: skip

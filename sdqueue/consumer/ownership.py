@@ -122,7 +122,7 @@ class Ownership:
         Returns whether there are others to hand over to: then :meth:`hand_over` is due.
         """
         self._leaving_since = asyncio.get_running_loop().time()
-        if len(self._sighting.members) < 2 or not self._roles:
+        if self._away or not self._roles or len(self._sighting.members) < 2:
             return False
         self._announce()
         self._changed.set()
@@ -162,13 +162,16 @@ class Ownership:
             if not self._away:
                 self._observer.backend_away(backend="membership", error=sighting.problem)
             self._away = True
+            if self._leaving_since is not None:
+                self._handed_over.set()  # it cannot be seen whether anybody is there
             return
         self._away = False
-        members = frozenset(member for member, seen in sighting.members.items() if not seen.says.leaving)
-        if self._leaving_since is None and self._debounce.see(members, sighting.at, after_gap=sighting.after_gap):
-            self._assign(sighting.at)
-        elif self._debounce.patient and not members >= self._debounce.believed:
-            return  # those who are missing have not had the time to sign again: they are believed to be there
+        if self._leaving_since is None:
+            members = frozenset(member for member, seen in sighting.members.items() if not seen.says.leaving)
+            if self._debounce.see(members, sighting.at, after_gap=sighting.after_gap):
+                self._assign(sighting.at)
+            elif self._debounce.patient and not members >= self._debounce.believed:
+                return  # those who are missing have not had the time to sign again: they are believed to be there
         self._sighting = sighting
         self._changed.set()
 

@@ -101,8 +101,9 @@ class LogObserver(Observer):
         self._log.debug("queue released", queue=queue, reason=reason)
 
     def partitions_assigned(self, *, owned: int, standby: int, members: int) -> None:
-        """One line for each change of the pool."""
-        self._log.info("partitions assigned", owned=owned, standby=standby, members=members)
+        """One line for each change of the pool; debug where it has no other member."""
+        tell = self._log.info if members > 1 else self._log.debug
+        tell("partitions assigned", owned=owned, standby=standby, members=members)
 
     def backend_away(self, *, backend: str, error: str) -> None:
         """A warning, at most every five seconds: an outage is met by every turn that runs."""

@@ -14,7 +14,7 @@ from sdqueue.errors import RecordError
 from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.ring import Retention, TurnOutcome
 from sdqueue.sessions.stores.backlog import REFUSALS, Deferred, Standing, TurnBacklog
-from sdqueue.sessions.stores.store import SessionStore
+from sdqueue.sessions.stores.store import SessionStore, TurnCounter
 from sdqueue.testing.records import end
 
 DAY = Retention()
@@ -36,8 +36,9 @@ class RefusedTurnCases:
         backlog, other = both(store), both(await self.reopen(store))
         outcome = TurnOutcome("t", 1_000.5, ('{"text":"é\\u00e9 🦊"}', "not JSON \ud800"), "dead", "by")
         assert await backlog.refuse(session_id, outcome, retention=DAY) == outcome
-        later = TurnOutcome("t", 2_000.0, ("another",), "dead")
-        assert await other.refuse(session_id, later, retention=DAY) == outcome
+        for at in (2_000.0, 2_000_000_000.0):
+            later = TurnOutcome("t", at, ("another",), "dead")
+            assert await other.refuse(session_id, later, retention=DAY) == outcome
         assert await other.standing(session_id, "t") == Standing(0, outcome)
         assert await other.standing(session_id, "other") == Standing()
         assert await other.standing(f"{session_id}-other", "t") == Standing()
@@ -78,6 +79,19 @@ class RefusedTurnCases:
         assert await backlog.standing(session_id, "t") == Standing(1)
         await backlog.undefer(session_id, ["t"])
         await refused(backlog, session_id, "t")
+
+    async def test_a_turn_that_has_begun_is_not_refused(self, store: SessionStore, session_id: str) -> None:
+        """Whoever runs it has seen no refusal, and its answer would be the second one. A refusal before that stays."""
+        if not isinstance(store, TurnCounter):
+            pytest.skip("the store counts no beginnings")
+        backlog = both(store)
+        await store.begin(session_id, "t")
+        assert await backlog.refuse(session_id, TurnOutcome("t", 1_000.0), retention=DAY) is None
+        assert await backlog.standing(session_id, "t") == Standing()
+        await store.rewind(session_id, "t")
+        outcome = await refused(backlog, session_id, "t")
+        await store.begin(session_id, "t")
+        assert await backlog.refuse(session_id, TurnOutcome("t", 2_000.0), retention=DAY) == outcome
 
     async def test_a_refused_turn_does_not_wait(self, store: SessionStore, session_id: str) -> None:
         """Its user was told so already, though there may be room by now."""

@@ -151,7 +151,7 @@ ALL: Final = {
         ),
         Scenario(
             "pause_consumer", "2", "SIGSTOP for longer than lock and heartbeats live, then SIGCONT",
-            repeated(faults.pause, pause_s=4), load=replace(SLOW, seconds=30), settings=HASTY | FULL, heartbeat_s=2,
+            repeated(faults.pause, pause_s=8), load=replace(SLOW, seconds=30), settings=HASTY, heartbeat_s=2,
         ),
         Scenario(
             "asleep_at_save", "2", "SIGSTOP just before a save is sent, SIGCONT when another has taken over",

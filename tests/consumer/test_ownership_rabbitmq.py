@@ -24,6 +24,7 @@ from sdqueue.consumer.membership.beating import LIFE_S
 from sdqueue.messages import partition_of
 from sdqueue.sessions import RedisLockBackend, RedisSessionStore, SessionWorker
 from tests.consumer.stand import Watcher
+from tests.servers.rabbitmq import LocalRabbitMQ
 from tests.servers.redis import LocalRedis
 
 PARTITIONS = 16
@@ -202,9 +203,9 @@ async def test_a_consumer_killed_is_replaced_before_the_pool_has_noticed(
             roles = await pool.settled(3)
             theirs = [q for q, r in roles.items() if r.owner.startswith("victim.")]
             sessions = [session_of(pool, queue) for queue in theirs if queue != pool.topology.unrouted]
-            for session in sessions:
-                reply = await client.ask(session, "hello", timeout=30)
-                assert reply.metadata["consumer"] == "victim"
+            async with asyncio.timeout(SETTLE_S):
+                while not await is_right(pool, client, roles):
+                    await asyncio.sleep(0.2)
             victim.send_signal(signal.SIGKILL)
             killed = time.monotonic()
             await asyncio.gather(*(client.ask(session, "still there?", timeout=30) for session in sessions))
@@ -222,23 +223,25 @@ def session_of(pool: Pool, queue: str) -> str:
 
 
 @pytest.mark.timeout(120)
-async def test_cut_connections_heal(amqp_url: str, redis_url: str, namespace: str) -> None:
+async def test_a_closed_connection_heals(
+    private_rabbitmq: Callable[..., Awaitable[LocalRabbitMQ]], redis_url: str, namespace: str
+) -> None:
     """The standbys have the partitions meanwhile; afterwards each owner is the active one again."""
-    async with pool_on(amqp_url, redis_url, namespace) as (pool, client):
+    server = await private_rabbitmq()
+    async with pool_on(server.url, redis_url, namespace) as (pool, client):
         members = await pool.start(3)
         roles = await pool.settled(3)
-        cut = members[0]
-        connection = cut.broker._consuming.connection
-        assert connection is not None
-        assert connection._link.transport is not None
-        connection._raw.writer.transport.abort()
-        await cut.watcher.expect("queue_lost")
+        listed = await server.ctl("list_connections", "pid", "client_properties")
+        (pid,) = [line.split()[0] for line in listed.splitlines() if f'"{members[0].name} consume"' in line]
+        await server.ctl("close_connection", pid, "a test")
+        await members[0].watcher.expect("queue_lost")
         asked = [asyncio.create_task(client.ask(session_of(pool, q), "1", timeout=60)) for q in partitions(pool)]
         await asyncio.gather(*asked)
         async with asyncio.timeout(SETTLE_S):
             while not await is_right(pool, client, roles):
                 await asyncio.sleep(0.2)
         assert (await pool.settled(3)) == roles, "the pool has not changed"
+        assert not any(m.watcher.of("queue_lost") for m in members[1:])
 
 
 def partitions(pool: Pool) -> Sequence[str]:

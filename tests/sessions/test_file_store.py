@@ -12,8 +12,13 @@ import pytest
 from sdqueue.errors import RecordCorrupt, StoreUnavailable
 from sdqueue.sessions.locks.file import drop_flock, safe_name, try_flock
 from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.ring import Retention, TurnOutcome
 from sdqueue.sessions.stores import FileSessionStore
+from sdqueue.sessions.stores.backlog import REFUSALS
+from sdqueue.sessions.stores.turn_folder import Entry, TurnFolder
 from sdqueue.testing import SessionStoreSuite, TurnBacklogSuite
+from sdqueue.testing.backlog_refusals import refused
+from sdqueue.testing.backlogs import put, waiting
 from sdqueue.testing.records import end, make_record, say
 
 
@@ -75,6 +80,57 @@ class TestFile(SessionStoreSuite, TurnBacklogSuite):
             (directory / f"{safe_name('s')}.begun").write_text(damage)
             with pytest.raises(RecordCorrupt, match="'s'"):
                 await store.begin("s", "t")
+
+    async def test_positions_go_on_growing_where_the_clock_was_set_back(
+        self, store: FileSessionStore, directory: Path
+    ) -> None:
+        await put(store, "s", "a")
+        (first,) = await store.deferred("s", count=1)
+        (directory / f"{safe_name('s')}.backlog" / "newest").write_text(str(first.position + 10**12))
+        await store.undefer("s", ["a"])
+        await put(store, "s", "b")
+        (second,) = await store.deferred("s", count=1)
+        assert second.position == first.position + 10**12 + 1
+
+    async def test_refusals_are_bounded(self, store: FileSessionStore, directory: Path) -> None:
+        """By their age, and by their number, so that a flood costs no more than a prefetch."""
+        await refused(store, "s", "old", at=900.0)
+        folder = TurnFolder(directory / f"{safe_name('s')}.refused")
+        for n in range(2_100):
+            (folder.path / str(Entry.of((1_000 + n) * 10**6, f"t{n}"))).write_text("{}")
+        await refused(store, "s", "new", at=3_100.0)
+        left = [entry.number // 10**6 for entry in folder.entries()]
+        assert (len(left), left[0], left[-1]) == (REFUSALS, 1_101, 3_100)
+        late = TurnOutcome("late", 3_105.0, ("{}",), "dead")
+        assert await store.refuse("s", late, retention=Retention(ids_s=10.0)) == late
+        left = [entry.number // 10**6 for entry in folder.entries()]
+        assert left == [3_095, 3_096, 3_097, 3_098, 3_099, 3_100, 3_105]
+
+    async def test_damage_to_a_backlog_is_named(self, store: FileSessionStore, directory: Path) -> None:
+        await put(store, "s", "a")
+        (path,) = (directory / f"{safe_name('s')}.backlog").glob("*.a-*")
+        for damage in (b"", b"{", b"1\nbody", b'"b"\nbody', b"\xff\nbody"):
+            path.write_bytes(damage)
+            with pytest.raises(RecordCorrupt, match="'s'"):
+                await store.deferred("s", count=1)
+        (path,) = (directory / "backlogged").iterdir()
+        for damage in (b"", b"[]", b"1", b'{"a": 1}', b"[1, 2]", b"\xff"):
+            path.write_bytes(damage)
+            with pytest.raises(RecordCorrupt, match=path.name):
+                await store.backlogged()
+
+    async def test_what_a_crash_left_of_an_append_is_no_turn(self, store: FileSessionStore, directory: Path) -> None:
+        """Temporary files of an append that died, and of the list: they are not seen, and do not stay."""
+        await put(store, "s", "a")
+        backlog = directory / f"{safe_name('s')}.backlog"
+        (backlog / "0.tmp").write_bytes(b"half")
+        (directory / "backlogged" / f"{safe_name('s')}.tmp").write_bytes(b"half")
+        assert await waiting(store, "s") == ["a"]
+        assert (await store.standing("s", "a")).waiting == 1
+        assert set(await store.backlogged()) == {"s"}
+        await put(store, "s", "b")
+        assert await waiting(store, "s") == ["a", "b"]
+        assert not list(directory.rglob("*.tmp"))
 
     async def test_a_stopped_writer_is_reported(self, directory: Path) -> None:
         """A process that holds a session's file lock and does nothing: others say so instead of waiting for ever."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sdqueue.errors import RecordError, SessionClosed
+from sdqueue.errors import RecordError, SessionClosed, StoreUnavailable
 from sdqueue.sessions import (
     AsyncioLockBackend,
     InMemorySessionStore,
@@ -187,6 +187,22 @@ async def test_nobody_who_saw_it_parked_leaves_it_unlisted(
                 await store.unlist(name, mark)
         assert await release is True
         assert name in await store.backlogged(), steps
+
+
+async def test_a_session_that_cannot_be_listed_stays_parked(
+    store: InMemorySessionStore, locks: AsyncioLockBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Released but not listed, its turns would wait for nobody; so the release is repeated as a whole."""
+
+    async def away(session_id: str) -> None:
+        raise StoreUnavailable("away")
+
+    await store.save("s", make_record(parked_by="dead"))
+    monkeypatch.setattr(store, "enlist", away)
+    with pytest.raises(StoreUnavailable, match="away"):
+        await unpark(store, locks, "s", "dead")
+    monkeypatch.undo()
+    assert await unpark(store, locks, "s", "dead") is True
 
 
 class _Steps:

@@ -8,6 +8,7 @@ import json
 import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ import pytest
 from sdqueue.errors import RecordCorrupt, StoreUnavailable, VersionConflict
 from sdqueue.sessions import codec
 from sdqueue.sessions.record import SessionRecord
+from sdqueue.sessions.ring import Retention, TurnOutcome
 from sdqueue.sessions.stores import SQLiteSessionStore
+from sdqueue.sessions.stores.backlog import REFUSALS
 from sdqueue.testing import SessionStoreSuite, TurnBacklogSuite
 from sdqueue.testing.backlog_refusals import refused
 from sdqueue.testing.backlogs import put
@@ -88,6 +91,33 @@ class TestSQLite(SessionStoreSuite, TurnBacklogSuite):
         await store.delete("s")
         for table in ("records", "messages", "turns", "begun", "deferred", "refused", "backlogs"):
             assert _sql(path, f"SELECT * FROM session_{table}") == []
+
+    async def test_a_backlog_that_was_worked_off_leaves_no_rows(self, store: SQLiteSessionStore, path: Path) -> None:
+        """Whichever comes first, its end or its unlisting."""
+        for first in ("undefer", "unlist"):
+            await put(store, "s", "a", "b")
+            mark = (await store.backlogged())["s"]
+            steps = [partial(store.undefer, "s", ["a", "b"]), partial(store.unlist, "s", mark)]
+            for step in steps if first == "undefer" else reversed(steps):
+                await step()
+            for table in ("deferred", "backlogs"):
+                assert _sql(path, f"SELECT * FROM session_{table}") == []
+
+    async def test_refusals_are_bounded(self, store: SQLiteSessionStore, path: Path) -> None:
+        """By their age, and by their number, so that a flood costs no more than a prefetch."""
+        await store.load("s")
+        _sql(
+            path,
+            "WITH RECURSIVE n(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 2099) "
+            "INSERT INTO session_refused SELECT 's', 't' || n, 1000 + n, '{}' FROM n",
+        )
+        await refused(store, "s", "new", at=3_100.0)
+        left = _sql(path, "SELECT at FROM session_refused ORDER BY at")
+        assert (len(left), left[0], left[-1]) == (REFUSALS, (1_101.0,), (3_100.0,))
+        late = TurnOutcome("late", 3_105.0, ("{}",), "dead")
+        assert await store.refuse("s", late, retention=Retention(ids_s=10.0)) == late
+        left = _sql(path, "SELECT at FROM session_refused ORDER BY at")
+        assert left == [(3_095.0,), (3_096.0,), (3_097.0,), (3_098.0,), (3_099.0,), (3_100.0,), (3_105.0,)]
 
     @pytest.mark.parametrize(
         "damage",

@@ -41,6 +41,8 @@ class History:
         replayed: turns that were put back from the dead letters.
         parks: whether the turns behind a dead one wait for its replay.
         may_refuse: why turns that are well may be put away.
+        rejects: whether a message that comes while another one runs is refused at once. Later turns do not wait for
+            that, so where its consumer dies before the refusal is stored, it is let in behind them.
     """
 
     accepted: list[Sent] = field(default_factory=list)
@@ -51,6 +53,7 @@ class History:
     replayed: set[str] = field(default_factory=set)
     parks: bool = False
     may_refuse: frozenset[str] = frozenset()
+    rejects: bool = False
 
 
 def violations(history: History) -> Iterator[str]:
@@ -76,12 +79,10 @@ def violations(history: History) -> Iterator[str]:
         done = sessions[turn.session_id]
         replies = list(ends[turn.id].values())
         yield from _of_turn(history, turn, replies, letters[turn.id])
-        for final in (reply for reply in replies if reply.kind == "final"):
-            # Behind a dead turn others wait only where sessions are parked; a refused one keeps nobody waiting.
-            waited_for = turn.id not in history.replayed or (
-                history.parks and not letters[turn.id] & history.may_refuse
-            )
-            done.append(_Done(turn, final.seq, waited_for))
+        # Behind a dead turn others wait only where sessions are parked; a refused one keeps nobody waiting.
+        in_place = turn.id not in history.replayed or (history.parks and not letters[turn.id] & history.may_refuse)
+        in_order = in_place and not (history.rejects and turn.kind == "message")
+        done += [_Done(turn, reply.seq, in_order) for reply in replies if reply.kind == "final"]
     for session_id, done in sessions.items():
         yield from _of_session(session_id, done, history.sessions.get(session_id))
 

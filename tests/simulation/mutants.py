@@ -13,7 +13,8 @@ from sdqueue.consumer.consumer import Consumer
 from sdqueue.consumer.mailbox import Mailboxes
 from sdqueue.consumer.pipeline import TurnPipeline
 from sdqueue.consumer.reader import QueueReader
-from sdqueue.consumer.settlement import Settler, State
+from sdqueue.consumer.settlement import State
+from sdqueue.consumer.settler import Settler
 from sdqueue.sessions import InMemorySessionStore, SessionHandle
 
 
@@ -35,10 +36,11 @@ def publish_before_save() -> Iterator[None]:
     """A reply goes out before the state that it was made from is kept."""
     perform = TurnPipeline._perform
 
-    async def mutant(self: TurnPipeline, work: Any, turn: Any, handle: Any) -> str:
-        body = await perform(self, work, turn, handle)
-        await self._publisher.reply(work.delivery, body)
-        return body
+    async def mutant(self: TurnPipeline, work: Any, handle: Any) -> list[str]:
+        bodies = await perform(self, work, handle)
+        for body in bodies:
+            await self._publisher.reply(work.delivery, body)
+        return bodies
 
     with patch.object(TurnPipeline, "_perform", mutant):
         yield
@@ -79,12 +81,23 @@ def overlapping_turns() -> Iterator[None]:
     put, numbers = Mailboxes.put, itertools.count()
 
     def mutant(self: Mailboxes, work: Any) -> None:
-        session_id = work.session_id
-        work.session_id = f"{session_id}\0{next(numbers)}"  # a mailbox of its own
+        work.lane = f"{work.session_id}\0{next(numbers)}"  # a mailbox of its own
         put(self, work)
-        work.session_id = session_id
 
     with patch.object(Mailboxes, "put", mutant):
+        yield
+
+
+@contextmanager
+def backlog_overtaken() -> Iterator[None]:
+    """A turn does not look whether others of its session wait in the backlog, or for a dead one."""
+    early_end = TurnPipeline._early_end
+
+    async def mutant(self: TurnPipeline, work: Any, handle: Any) -> Any:
+        end = await early_end(self, work, handle)
+        return None if end is not None and end.state is State.DEFERRED else end
+
+    with patch.object(TurnPipeline, "_early_end", mutant):
         yield
 
 
@@ -102,12 +115,14 @@ def released_is_acknowledged() -> Iterator[None]:
         yield
 
 
-MUTANTS: tuple[Callable[[], AbstractContextManager[None]], ...] = (
-    ack_before_save,
-    publish_before_save,
-    no_version_check,
-    no_duplicate_check,
-    no_giving_up,
-    overlapping_turns,
-    released_is_acknowledged,
+MUTANTS: tuple[tuple[Callable[[], AbstractContextManager[None]], str], ...] = (
+    (ack_before_save, "has no final or error reply"),
+    (publish_before_save, r"reply .* has \d contents"),
+    (no_version_check, "took effect"),
+    (no_duplicate_check, r"reply .* has \d contents"),
+    (no_giving_up, "answered in the order|1 unacknowledged"),
+    (overlapping_turns, "answered in the order"),
+    (backlog_overtaken, "answered in the order"),
+    (released_is_acknowledged, "has no final or error reply"),
 )
+"""Each with what the checker must say of it: a mutant that merely breaks down shows nothing."""

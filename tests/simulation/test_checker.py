@@ -86,7 +86,7 @@ def test_a_lost_turn(good: History) -> None:
 def test_an_effect_that_was_answered_but_not_kept(good: History) -> None:
     good.sessions = _record("one")
     (said,) = violations(good)
-    assert "took effect ['one'], but answered" in said
+    assert said == "session s: took effect ['one'], but answered were ['one', 'two']"
 
 
 def test_a_doubled_effect(good: History) -> None:
@@ -97,14 +97,60 @@ def test_a_doubled_effect(good: History) -> None:
 
 def test_effects_out_of_order(good: History) -> None:
     good.sessions = _record("two", "one")
-    (said,) = violations(good)
-    assert "took effect ['two', 'one']" in said
+    assert list(violations(good)) == ["session s: took effect ['two', 'one'], but answered were ['one', 'two']"]
 
 
 def test_answers_out_of_order(good: History) -> None:
     good.replies = [_final("one", 2), _final("two", 1), *good.replies[3:]]
-    (said,) = violations(good)
-    assert "the numbers [2, 1]" in said
+    good.sessions = _record("two", "one")
+    assert list(violations(good)) == ["session s: answered in the order ['two', 'one']"]
+
+
+def test_a_number_that_was_given_twice(good: History) -> None:
+    good.replies = [_final("one", 1), _final("two", 1), *good.replies[3:]]
+    assert list(violations(good)) == ["session s: its final replies have the numbers [1, 1]"]
+
+
+def test_a_turn_that_was_answered_twice(good: History) -> None:
+    again = OutboundReply(id="two:1", turn_id="two", session_id="s", seq=3, kind="final", text="yes")
+    good.replies.append(again.to_bytes())
+    assert "turn two (message, fine) was answered as two:0 and two:1" in list(violations(good))
+
+
+def _replayed(good: History, *, parks: bool) -> list[str]:
+    """The dead turn is put back and answered at last, as the third."""
+    good.replies.append(
+        OutboundReply(id="bad:1", turn_id="bad", session_id="s", seq=3, kind="final", text="yes").to_bytes()
+    )
+    good.accepted.append(_turn("after"))
+    good.replies.append(_final("after", 4))
+    good.replayed, good.parks = {"bad"}, parks
+    good.sessions = _record("one", "two", "bad", "after")
+    assert not list(violations(good)), "in its place"
+    good.replies = [body for body in good.replies if b':1"' not in body and b"after" not in body]
+    good.replies += [
+        OutboundReply(id="bad:1", turn_id="bad", session_id="s", seq=4, kind="final", text="yes").to_bytes(),
+        _final("after", 3),
+    ]
+    good.sessions = _record("one", "two", "after", "bad")
+    return list(violations(good))
+
+
+def test_a_replay_comes_late_where_the_session_went_on(good: History) -> None:
+    assert not _replayed(good, parks=False)
+
+
+def test_a_replay_must_not_come_late_where_the_session_is_parked(good: History) -> None:
+    assert _replayed(good, parks=True) == ["session s: answered in the order ['one', 'two', 'after', 'bad']"]
+
+
+def test_a_message_may_come_late_where_its_channel_rejects(good: History) -> None:
+    good.accepted.insert(1, _turn("note", kind="assist"))
+    good.replies = [_final("one", 2), _final("note", 1), _final("two", 3), *good.replies[3:]]
+    good.sessions = _record("note", "one", "two")
+    assert list(violations(good)) == ["session s: answered in the order ['note', 'one', 'two']"]
+    good.rejects = True
+    assert not list(violations(good))
 
 
 def test_an_effect_of_a_turn_that_was_stopped(good: History) -> None:
@@ -125,12 +171,12 @@ def test_an_innocent_turn_that_was_condemned(good: History) -> None:
 
 def test_a_dead_turn_without_a_letter(good: History) -> None:
     good.letters = [letter for letter in good.letters if letter.turn_id != "bad"]
-    assert list(violations(good)) == ["turn bad got an error reply (agent-failed) but is no dead letter"]
+    assert list(violations(good)) == ["turn bad (message, dead) got an error reply but is no dead letter"]
 
 
 def test_a_turn_that_cannot_be_answered_and_was(good: History) -> None:
-    good.accepted = [replace(turn, fate="dead") if turn.id == "two" else turn for turn in good.accepted]
-    assert "turn two cannot be answered, yet it was" in list(violations(good))
+    good.accepted = [replace(turn, fate="poison") if turn.id == "two" else turn for turn in good.accepted]
+    assert list(violations(good)) == ["turn two (message, poison) cannot be answered, yet it was"]
 
 
 def test_what_is_wrong_in_itself(good: History) -> None:

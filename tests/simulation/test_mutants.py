@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
@@ -15,11 +16,11 @@ SEEDS = range(300)
 """The hardest to find needs some forty."""
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
-def test_a_mutant_is_found(mutant: Callable[[], AbstractContextManager[None]]) -> None:
+@pytest.mark.parametrize(("mutant", "said"), MUTANTS, ids=lambda value: getattr(value, "__name__", None))
+def test_a_mutant_is_found(mutant: Callable[[], AbstractContextManager[None]], said: str) -> None:
     """None of these seeds fails without it, see test_seeds."""
     with mutant():
-        found = next((seed for seed in SEEDS if run(seed).violations), None)
+        found = next((seed for seed in SEEDS if re.search(said, "\n".join(run(seed).violations))), None)
     assert found is not None, f"{mutant.__name__} ({mutant.__doc__}) lives through {len(SEEDS)} seeds"
     assert not run(found).violations
 

@@ -104,7 +104,11 @@ class World:
         self.chance = random.Random(f"{seed} wire")
         self.members: list[Member] = []
         """Those that live now, standing still or not."""
-        self.history = History(parks=profile.parks, may_refuse=_may_refuse(profile))
+        self.history = History(
+            parks=profile.parks,
+            may_refuse=_may_refuse(profile),
+            rejects=profile.double_texting is DoubleTexting.REJECT,
+        )
         self.around = Surroundings(loop, self.trace.note, self.process)
         self.context = contextvars.Context()
         """Nobody's: what is done in it goes on whoever dies."""
@@ -319,5 +323,5 @@ def _may_refuse(profile: Profile) -> frozenset[str]:
     if profile.backlog_size < profile.turns:
         reasons |= {"backlog-full", "refused"}
     if profile.double_texting is DoubleTexting.REJECT:
-        reasons |= {"busy", "refused"}
+        reasons |= {"busy", "refused", "backlog-full"}  # the last for one that is refused again
     return frozenset(reasons)

@@ -98,7 +98,9 @@ class TurnBacklog(Protocol):
 
         Returns:
             How the turn was refused: the first outcome of a turn wins. ``None``, with nothing kept, where it is no
-            turn to be refused: the record knows how it ended, or it waits in the backlog.
+            turn to be refused: the record knows how it ended, it waits in the backlog, or it was begun without an end
+            (where the store is a :class:`~sdqueue.sessions.TurnCounter`). Somebody may be running it, and has looked
+            for a refusal before: it would get two answers.
 
         Raises:
             RecordError: the outcome cannot be written as JSON, or what is stored cannot be read.

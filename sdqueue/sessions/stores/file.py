@@ -122,6 +122,9 @@ class FileSessionStore(FileBacklog):
         record = self._load(session_id)
         return record is not None and record.turns.get(turn_id) is not None
 
+    def _has_begun(self, session_id: str, turn_id: str) -> bool:
+        return turn_id in self._load_begun(session_id)
+
     def _load_begun(self, session_id: str) -> dict[str, int]:
         try:
             begun = json.loads(self._files.path(session_id, "begun").read_bytes())

@@ -71,6 +71,10 @@ class FileBacklog:
         """Whether the session's record knows how this turn ended."""
         raise NotImplementedError
 
+    def _has_begun(self, session_id: str, turn_id: str) -> bool:
+        """Whether this turn was begun without an end."""
+        raise NotImplementedError
+
     def _forget_backlog(self, session_id: str) -> None:
         self._turns(session_id).clear()
         self._refusals(session_id).clear()
@@ -122,6 +126,8 @@ class FileBacklog:
             first = self._refusal(session_id, turn_id)
             if first is not None:
                 return first
+            if self._has_begun(session_id, turn_id):
+                return None
             folder = self._refusals(session_id)
             folder.add([(Entry.of(_microseconds(outcome.at), turn_id), text.encode())])
             excess, oldest = folder.count() - REFUSALS, _microseconds(horizon)
@@ -203,12 +209,14 @@ def _turn(session_id: str, entry: Entry, content: bytes) -> Deferred:
 
 def _read_listing(path: Path) -> tuple[str, str] | None:
     try:
-        session_id, mark = json.loads(path.read_bytes())
+        listing = json.loads(path.read_bytes())
     except FileNotFoundError:
         return None
-    except ValueError as error:
-        raise RecordCorrupt(f"{path} is damaged: {error}; remove it, and send the session another turn") from error
-    return session_id, mark
+    except ValueError:
+        listing = None
+    if not (isinstance(listing, list) and len(listing) == 2 and all(isinstance(part, str) for part in listing)):
+        raise RecordCorrupt(f"{path} is damaged: it names no session; remove it, and send that session another turn")
+    return listing[0], listing[1]
 
 
 def _microseconds(seconds: float) -> int:

@@ -101,6 +101,9 @@ class InMemorySessionStore(MemoryBacklog):
         kept = self._kept.get(session_id)
         return kept is not None and kept.turns.get(turn_id) is not None
 
+    def _has_begun(self, session_id: str, turn_id: str) -> bool:
+        return turn_id in self._begun.get(session_id, ())
+
     def _clear_begun(self, session_id: str, turn_ids: list[str]) -> None:
         counts = self._begun.get(session_id)
         if counts is None:

@@ -58,14 +58,16 @@ class MemoryBacklog:
         turn_id = outcome.turn_id
         if turn_id in self._deferred.get(session_id, ()) or self._has_ended(session_id, turn_id):
             return None
+        if turn_id not in self._refused.get(session_id, ()) and self._has_begun(session_id, turn_id):
+            return None
         refused = self._refused.setdefault(session_id, {})
-        first = refused.setdefault(turn_id, outcome)
+        if turn_id in refused:
+            return refused[turn_id]
+        refused[turn_id] = outcome
         horizon = outcome.at - retention.ids_s
-        for oldest in list(refused.values()):
-            if len(refused) <= REFUSALS and oldest.at >= horizon:
-                break
-            del refused[oldest.turn_id]
-        return first
+        while len(refused) > REFUSALS or next(iter(refused.values())).at < horizon:
+            del refused[next(iter(refused))]
+        return outcome
 
     async def backlogged(self) -> dict[str, str]:
         """See :meth:`TurnBacklog.backlogged <sdqueue.sessions.stores.backlog.TurnBacklog.backlogged>`."""
@@ -82,6 +84,10 @@ class MemoryBacklog:
 
     def _has_ended(self, session_id: str, turn_id: str) -> bool:
         """Whether the session's record knows how this turn ended."""
+        raise NotImplementedError
+
+    def _has_begun(self, session_id: str, turn_id: str) -> bool:
+        """Whether this turn was begun without an end."""
         raise NotImplementedError
 
     def _forget_backlog(self, session_id: str) -> None:

@@ -141,7 +141,7 @@ def _undefer(session: Text, turn_ids: list[Text], connection: sqlite3.Connection
 
 
 def _refuse(row: tuple[Text, Text, float, str], horizon: float, connection: sqlite3.Connection) -> bytes | str | None:
-    """The outcome that is kept; ``None`` where the turn has ended or waits."""
+    """The outcome that is kept; ``None`` where the turn has begun, has ended or waits."""
     session, turn_id, _, body = row
     (known,) = connection.execute(
         "SELECT EXISTS (SELECT 1 FROM session_deferred WHERE id = ?1 AND turn_id = ?2) OR EXISTS ("
@@ -153,6 +153,11 @@ def _refuse(row: tuple[Text, Text, float, str], horizon: float, connection: sqli
     _, first = read_standing(session, turn_id, connection)
     if first is not None:
         return first
+    (begun,) = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM session_begun WHERE id = ? AND turn_id = ?)", (session, turn_id)
+    ).fetchone()
+    if begun:
+        return None
     connection.execute("INSERT INTO session_refused VALUES (?, ?, ?, ?)", row)
     connection.execute("DELETE FROM session_refused WHERE id = ? AND at < ?", (session, horizon))
     connection.execute(

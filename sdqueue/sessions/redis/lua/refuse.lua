@@ -1,4 +1,4 @@
--- Keep the outcome of a refused turn. Answers the one that is kept, or nil where the turn has ended or waits.
+-- Keep the outcome of a refused turn. Answers the one that is kept, or nil where the turn has begun, has ended or waits.
 local turn, at, outcome, horizon, most, ttl = argument(), argument(), argument(), argument(), argument(), argument()
 
 local function forget(found)
@@ -13,6 +13,7 @@ if redis.call('ZSCORE', backlog, turn) then return false end
 if redis.call('EXISTS', session) == 1 and redis.call('ZSCORE', ids, turn) then return false end
 local first = redis.call('HGET', refused, turn)
 if first then return first end
+if redis.call('HEXISTS', begun, turn) == 1 then return false end
 
 redis.call('HSET', refused, turn, outcome)
 redis.call('ZADD', refusals, at, turn)

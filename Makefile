@@ -19,12 +19,19 @@ STORE ?= redis
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format unit integration chaos simulate servers venv clean
+.PHONY: help demo test lint types format unit integration matrix chaos simulate servers venv clean
+
+# SERVERS=trixie takes the servers of that release of Debian: RabbitMQ 4 and Valkey 8; bookworm has 3.10 and Redis 7.
+ifneq ($(SERVERS),)
+export SDQUEUE_TEST_SERVERS := $(SERVERS)
+endif
 
 help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  CHAOS="kill_consumer random" SEED=7 SECONDS=60 BROKER=rabbitmq STORE=redis choose what make chaos does.'
+	@echo '  MATRIX="trixie --short" goes to the matrix: only that release of Debian, only what tells a release apart.'
+	@echo '  SERVERS=trixie, with any of them, takes RabbitMQ 4 and Valkey 8, as root from a folder that servers makes.'
 	@echo '  PYTHON=python3.12 chooses the Python of a new $(VENV); PYTEST_ARGS="-k lease" goes to pytest.'
 	@echo '  SDQUEUE_TEST_AMQP_URL and SDQUEUE_TEST_REDIS_URL name servers for the tests; without them, containers'
 	@echo '  or private instances are started. On Debian as root, missing packages are installed.'
@@ -32,8 +39,9 @@ help: ## Explain the targets
 demo: $(VENV)/.package ## Play a conversation of three sessions, kill a consumer in it, and count what came of it
 	$(BIN)/python examples/demo.py
 
-test: lint types servers ## Lint, types and all tests, on real RabbitMQ and Redis
-	$(PYTEST) $(PYTEST_ARGS)
+test: lint types servers ## Lint, types and all tests but those on clusters, on real RabbitMQ and Redis
+	$(PYTEST) -m 'not cluster' $(PYTEST_ARGS)
+	@echo 'Not tried: clusters of RabbitMQ, and other releases of the servers. make matrix tries them.'
 
 lint: $(VENV)/.dev ## Check style and formatting
 	$(BIN)/ruff check .
@@ -50,7 +58,10 @@ unit: $(VENV)/.dev ## The tests that need no server
 	$(PYTEST) -m 'not rabbitmq and not redis' $(PYTEST_ARGS)
 
 integration: servers ## The tests that need RabbitMQ or Redis
-	$(PYTEST) -m 'rabbitmq or redis' $(PYTEST_ARGS)
+	$(PYTEST) -m '(rabbitmq or redis) and not cluster' $(PYTEST_ARGS)
+
+matrix: $(VENV)/.dev ## The tests with servers on RabbitMQ 3.10 and Redis 7, on RabbitMQ 4 and Valkey 8, and on clusters
+	$(BIN)/python -m tests.servers.matrix $(MATRIX)
 
 chaos: servers ## Attack real consumers in every way of docs/guarantees.md, and check what came of it
 	$(BIN)/python -m tests.chaos $(CHAOS) --seed $(SEED) --broker $(BROKER) --store $(STORE) \

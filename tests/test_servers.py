@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,10 +19,10 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.conftest import refuse
-from tests.servers import containers, install
+from tests.servers import containers, debian, install
 from tests.servers.kinds import RABBITMQ, REDIS
 from tests.servers.process import Unavailable, free_port
-from tests.servers.provide import NoServer, provide, sources
+from tests.servers.provide import NoServer, private, provide, sources
 from tests.servers.rabbitmq import LocalRabbitMQ
 from tests.servers.redis import LocalRedis
 
@@ -89,6 +90,92 @@ async def test_an_address_that_does_not_answer_is_passed_over_and_named(
         assert server.url != gone.url
         assert "SDQUEUE_TEST_REDIS_URL does not answer" in server.passed_over[0]
     await expect_no_process(tmp_path)
+
+
+# Releases
+
+
+@pytest.mark.parametrize(
+    ("environ", "names"),
+    [
+        ({}, ("", "")),
+        ({"SDQUEUE_TEST_SERVERS": "trixie"}, ("rabbitmq-4", "valkey-8")),
+        ({"SDQUEUE_TEST_SERVERS": "bookworm"}, ("rabbitmq-3", "redis-7")),
+        ({"SDQUEUE_TEST_SERVERS": "bookworm", "SDQUEUE_TEST_RABBITMQ": "4"}, ("rabbitmq-4", "redis-7")),
+        ({"SDQUEUE_TEST_RABBITMQ": "rabbitmq-3", "SDQUEUE_TEST_REDIS": "valkey-8"}, ("rabbitmq-3", "valkey-8")),
+    ],
+)
+def test_releases_are_asked_for_by_name_or_all_of_a_suite(environ: dict[str, str], names: tuple[str, str]) -> None:
+    assert (RABBITMQ.release(environ).name, REDIS.release(environ).name) == names
+
+
+@pytest.mark.parametrize("environ", [{"SDQUEUE_TEST_SERVERS": "sid"}, {"SDQUEUE_TEST_RABBITMQ": "5"}])
+def test_an_unknown_release_is_named(environ: dict[str, str]) -> None:
+    ((variable, value),) = environ.items()
+    with pytest.raises(ValueError, match=f"{variable} is '{value}'; there are"):
+        RABBITMQ.release(environ)
+
+
+async def test_a_server_of_another_release_is_passed_over_and_named(redis_url: str, tmp_path: Path) -> None:
+    product = await REDIS.version(redis_url)
+    other = "redis-7" if product.startswith("Valkey") else "valkey-8"
+    environ = {"SDQUEUE_TEST_REDIS_URL": redis_url, "SDQUEUE_TEST_SOURCES": "environment", "SDQUEUE_TEST_REDIS": other}
+    with pytest.raises(NoServer, match=f"it is {product}, and {other} is asked for"):
+        async with provide(REDIS, environ, tmp_path):
+            pass
+
+
+def test_a_release_that_is_not_here_says_what_would_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(debian, "cannot_enter", lambda: None)
+    release = debian.Debian("trixie", {"SDQUEUE_TEST_CACHE": str(tmp_path)})
+    assert (
+        LocalRedis.missing(release) == f"Debian trixie is not in {tmp_path}; `make servers SERVERS=trixie` installs it"
+    )
+    monkeypatch.setattr(debian, "cannot_enter", lambda: "only root can")
+    assert LocalRabbitMQ.missing(release) == "only root can"
+
+
+def test_a_release_that_cannot_be_installed_leaves_nothing_and_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every mirror is tried, and what the last one said is told."""
+    if why_not := debian.cannot_enter() or (None if shutil.which("debootstrap") else "debootstrap is not installed"):
+        pytest.skip(why_not)
+    mirrors = [f"http://127.0.0.1:{free_port()}/debian" for _ in range(2)]
+    monkeypatch.setattr(debian, "mirrors", lambda: mirrors)
+    release = debian.Debian("trixie", {"SDQUEUE_TEST_CACHE": str(tmp_path)})
+    with pytest.raises(Unavailable, match=mirrors[1]):
+        release.install(["valkey-server"])
+    assert [path.name for path in tmp_path.iterdir()] == ["trixie.lock"]
+
+
+def test_the_mirrors_of_the_machine_come_before_debians() -> None:
+    assert debian.mirrors()[-1] == "http://deb.debian.org/debian"
+
+
+async def test_a_server_of_another_release_is_its_own_process_and_mounts_nothing_on_the_machine(tmp_path: Path) -> None:
+    try:
+        server = private("valkey-8", os.environ, tmp_path / "valkey")
+    except Unavailable as why:
+        pytest.skip(f"{why}")
+    await server.start()
+    assert (await server.version()).startswith("Valkey 8.")
+    assert processes_of(server.folder) == [server.pid]
+    assert f"{debian.Debian('trixie', os.environ).root}" not in Path("/proc/self/mounts").read_text()
+    server.close()
+    assert processes_of(tmp_path) == []
+
+
+def test_the_matrix_says_what_it_did_not_run_and_why() -> None:
+    """Given no source that could give a server, then it does not fail, and nothing is silent."""
+    environ = {**os.environ, "SDQUEUE_TEST_SOURCES": "environment", "SDQUEUE_TEST_AMQP_URL": ""}
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.servers.matrix", "trixie", "--short"],
+        cwd=ROOT, env=environ, text=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    said = "trixie, the short form: NOT RUN: no rabbitmq-4 (environment: SDQUEUE_TEST_AMQP_URL is not set)"
+    assert said in result.stdout
 
 
 async def test_without_any_source_every_reason_is_given(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tests.servers.cluster import RabbitMQCluster
 from tests.servers.namespaces import clear_rabbitmq, declarations
 
 # Three nodes start in half a minute on two busy cores.
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.cluster, pytest.mark.timeout(400)]
 
 
 @pytest_asyncio.fixture

@@ -6,7 +6,6 @@ by the run.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import subprocess
@@ -17,9 +16,9 @@ from pathlib import Path
 from typing import Final
 
 from tests.servers.debian import Debian
-from tests.servers.kinds import KINDS, Kind, packages
+from tests.servers.kinds import KINDS, packages
 from tests.servers.process import Unavailable
-from tests.servers.provide import sources
+from tests.servers.provide import find_source, sources
 from tests.servers.system import MACHINE
 
 POLICY: Final = Path("/usr/sbin/policy-rc.d")
@@ -30,7 +29,7 @@ def main() -> int:
     missing = []
     for kind in KINDS.values():
         try:
-            found, tried = _source(kind)
+            found, tried = find_source(kind, os.environ)
         except ValueError as error:
             print(error, file=sys.stderr)
             return 2
@@ -63,44 +62,6 @@ def _install_debian(system: Debian) -> None:
         system.install(packages(system.suite))
     except Unavailable as why:
         print(f"{system.name} is not here: {why}. Tests that need it will not run.", flush=True)
-
-
-def _source(kind: Kind) -> tuple[str | None, list[str]]:
-    """Where a run will get it, or ``None``, and why not from the sources before."""
-    tried: list[str] = []
-    for source in sources(os.environ):
-        try:
-            return _check(kind, source), tried
-        except Unavailable as why:
-            tried.append(f"{source}: {why}")
-    return None, tried
-
-
-def _check(kind: Kind, source: str) -> str:
-    if source == "environment":
-        url = os.environ.get(kind.address)
-        if not url:
-            raise Unavailable(f"{kind.address} is not set")
-
-        async def ask() -> str:
-            return await kind.version(url)
-
-        product = asyncio.run(ask())
-        why_not = kind.release(os.environ).check(product)
-        if why_not:
-            raise Unavailable(why_not)
-        return f"{product} at {kind.address}"
-    if source == "container":
-        from tests.servers.containers import ensure_image  # slow to import, and not always needed
-
-        image = os.environ.get(kind.image_variable) or kind.release(os.environ).image
-        ensure_image(image)
-        return f"container {image}"
-    system = kind.release(os.environ).system(os.environ)
-    missing = kind.local.missing(system)
-    if missing:
-        raise Unavailable(missing)
-    return system.place
 
 
 def cannot_install() -> str | None:

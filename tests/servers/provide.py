@@ -53,6 +53,37 @@ def sources(environ: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(name for name in SOURCES if not wanted or name in wanted)
 
 
+def find_source(kind: Kind, environ: Mapping[str, str]) -> tuple[str | None, list[str]]:
+    """Where a run will get it, or ``None``, and why not from the sources before; nothing is started.
+
+    Raises:
+        ValueError: as :func:`sources`.
+    """
+    tried: list[str] = []
+    for source in sources(environ):
+        try:
+            return _look(kind, source, environ), tried
+        except Unavailable as why:
+            tried.append(f"{source}: {why}")
+    return None, tried
+
+
+def _look(kind: Kind, source: str, environ: Mapping[str, str]) -> str:
+    if source == "environment":
+        return f"{asyncio.run(_asked(kind, environ))} at {kind.address}"
+    if source == "container":
+        from tests.servers.containers import ensure_image  # slow to import, and not always needed
+
+        image = environ.get(kind.image_variable) or kind.release(environ).image
+        ensure_image(image)
+        return f"container {image}"
+    system = kind.release(environ).system(environ)
+    missing = kind.local.missing(system)
+    if missing:
+        raise Unavailable(missing)
+    return system.place
+
+
 @asynccontextmanager
 async def provide(kind: Kind, environ: Mapping[str, str], folder: Path) -> AsyncIterator[Server]:
     """A server of this kind from the first source that works; what was started for it is stopped at the end.
@@ -79,6 +110,11 @@ async def provide(kind: Kind, environ: Mapping[str, str], folder: Path) -> Async
 
 @asynccontextmanager
 async def _environment(kind: Kind, environ: Mapping[str, str], _: Path) -> AsyncIterator[tuple[str, str, str]]:
+    yield await _asked(kind, environ), environ[kind.address], kind.address
+
+
+async def _asked(kind: Kind, environ: Mapping[str, str]) -> str:
+    """The product at the address in the environment."""
     url = environ.get(kind.address)
     if not url:
         raise Unavailable(f"{kind.address} is not set")
@@ -87,7 +123,7 @@ async def _environment(kind: Kind, environ: Mapping[str, str], _: Path) -> Async
     except Unavailable as why:
         raise Unavailable(f"the server at {kind.address} does not answer: {why}") from why
     _check(kind, environ, product)
-    yield product, url, kind.address
+    return product
 
 
 @asynccontextmanager

@@ -71,6 +71,9 @@ LAYERS = {
     "sdqueue.deadletters": ["agents", "brokers", "errors", "messages", "sessions", "urls"],
     "sdqueue.observe": ["errors", "messages"],
     "sdqueue.consumer": ["agents", "brokers", "channels", "errors", "messages", "observe", "sessions", "urls"],
+    "sdqueue.resharding": [
+        *("agents", "brokers", "channels", "consumer", "errors", "messages", "observe", "sessions", "urls"),
+    ],
 }
 """What each layer may import of the others: imports run one way (design, section 2)."""
 

@@ -16,11 +16,12 @@ from prometheus_client import CollectorRegistry
 
 from sdqueue.agents import load_agent_factory
 from sdqueue.backends import open_broker, open_membership, opened_sessions, redis_url
-from sdqueue.brokers import Broker
+from sdqueue.brokers import Broker, Topology
 from sdqueue.cli.options import EVERYTHING, Given, require_shared_broker, takes_settings
 from sdqueue.consumer import Consumer, ConsumerOptions
+from sdqueue.consumer.membership import RedisPool
 from sdqueue.consumer.processes import supervise
-from sdqueue.errors import BrokerUnavailable, ConfigurationError, TopologyMissing
+from sdqueue.errors import BrokerUnavailable, ConfigurationError, TopologyMismatch, TopologyMissing
 from sdqueue.observe import Observer, Observers
 from sdqueue.observe.logs import LogObserver, configure_logging
 from sdqueue.observe.metrics import MetricsObserver, serve_metrics
@@ -112,7 +113,7 @@ async def _serve(settings: Settings, name: str | None, apply: bool, supervised: 
             loop.add_signal_handler(number, stop)
         if supervised:
             await _when_standard_input_ends(stop)
-        if await _prepared(broker, stopping, apply):
+        if await _prepared(broker, stopping, apply, settings):
             pooled = redis_url(settings) is not None
             await _run(running, pooled, f"agent {settings.agent or '(built-in)'}, store {mask(settings.store_url)}")
     print(f"consumer {options.name} stopped", flush=True)
@@ -145,7 +146,7 @@ async def _run(running: Consumer, pooled: bool, what: str) -> None:
         await asyncio.wait({telling})
 
 
-async def _prepared(broker: Broker, stopping: asyncio.Event, apply: bool) -> bool:
+async def _prepared(broker: Broker, stopping: asyncio.Event, apply: bool, settings: Settings) -> bool:
     """Wait until the broker is there with its topology; ``False`` where the process is to stop meanwhile."""
     log = structlog.get_logger()
     wait_s = 0.2
@@ -164,11 +165,45 @@ async def _prepared(broker: Broker, stopping: asyncio.Event, apply: bool) -> boo
                 log.warning("the broker is not ready, trying again", error=str(error))
                 await asyncio.wait({stop}, timeout=wait_s * random.uniform(0.5, 1))
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+            except TopologyMismatch:
+                if not await _is_resharded(broker, settings):
+                    raise
+                return True
             else:
                 return True
         return False
     finally:
         stop.cancel()
+
+
+async def _is_resharded(broker: Broker, settings: Settings) -> bool:
+    """Whether another number of partitions is what the pool of this consumer has changed to, or is changing to.
+
+    Then the consumer goes on with that, so that it may be restarted before its settings are brought up to date.
+
+    Raises:
+        TopologyMismatch: the broker has neither number.
+        StoreUnavailable: Redis cannot be asked.
+    """
+    url = redis_url(settings)
+    if url is None:
+        return False
+    async with RedisPool(broker.topology, url) as pool:
+        epoch = (await pool.look()).epoch
+    if epoch is None:
+        return False
+    log = structlog.get_logger()
+    if epoch.target is not None:
+        log.warning("the number of partitions is being changed, waiting for the end of it", partitions=epoch.target)
+        return True
+    broker.topology = Topology(settings.namespace, epoch.partitions)
+    await broker.check()
+    log.warning(
+        "the number of partitions was changed; SDQUEUE_PARTITIONS is out of date",
+        partitions=epoch.partitions,
+        setting=settings.partitions,
+    )
+    return True
 
 
 def _observer(settings: Settings, name: str) -> Observer:

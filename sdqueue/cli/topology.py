@@ -15,6 +15,7 @@ from rich.table import Table
 from sdqueue.backends import open_broker, redis_url, topology_of
 from sdqueue.brokers import Broker, Topology
 from sdqueue.cli.options import BROKER, STORE, Given, JsonOption, require_shared_broker, takes_settings
+from sdqueue.cli.reshard import reshard
 from sdqueue.cli.schemas import WIRE_SCHEMAS, schema_text
 from sdqueue.consumer.assignment import Roles, assign
 from sdqueue.consumer.membership import RedisPool
@@ -103,6 +104,9 @@ def _print_table(broker: Broker, product: str, depths: dict[str, int | None]) ->
 
 def _always(broker: Broker) -> tuple[str, str]:
     return broker.topology.unrouted, broker.topology.dead
+
+
+app.command("reshard")(reshard)
 
 
 @app.command("owners")

@@ -14,6 +14,8 @@ from sdqueue.consumer.membership.membership import Announcement, Seen, Sighting,
 from sdqueue.errors import RecordCorrupt, StoreUnavailable
 
 BEAT_S: Final = 0.5
+HELD_BEAT_S: Final = 0.1
+"""While the partitions are being changed nobody is answered, and all wait for the word to go on."""
 LIFE_S: Final = 3.0
 """A member that was not heard for so long is no longer listed."""
 PAUSE_S: Final = 0.02
@@ -139,7 +141,8 @@ class BeatingMembership(ABC):
                 last = Sighting(members, now, after_gap=gap, epoch=epoch, listed_until=started + LIFE_S)
                 never_seen = False
                 yield last
-            await self._pause(started + BEAT_S - loop.time())
+            held = last.epoch is not None and last.epoch.target is not None
+            await self._pause(started + (HELD_BEAT_S if held else BEAT_S) - loop.time())
 
     async def _pause(self, seconds: float) -> None:
         await asyncio.sleep(PAUSE_S)

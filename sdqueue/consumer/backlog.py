@@ -97,15 +97,17 @@ class BacklogKeeper:
         self._arrived.append(work)
         self.serve()
 
-    def take_back(self, work: Work) -> None:
+    def take_back(self, works: Iterable[Work]) -> None:
         """See :class:`~sdqueue.consumer.mailbox.Keeper`."""
         self._after = 0
         self._looks += 1
         self._in_hand = set(self._settled)
-        if work.is_delivery:
-            work.on_backlog = None
-            if work not in self._arrived:
-                self._arrived.append(work)
+        for work in works:
+            # What has come from the backlog is there; a delivery is so at best, and has to be settled.
+            if work.is_delivery:
+                work.on_backlog = None
+                if work not in self._arrived:
+                    self._arrived.append(work)
         self.serve()
 
     def serve(self) -> None:

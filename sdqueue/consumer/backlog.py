@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import sys
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
@@ -25,6 +26,9 @@ from sdqueue.consumer.work import NO_TAG, Work
 from sdqueue.errors import InvalidTurn, StoreUnavailable
 from sdqueue.observe import Observer
 from sdqueue.sessions import Deferred, TurnBacklog
+
+NO_LIMIT: Final = sys.maxsize
+"""For turns that the backlog has to take, full as it may be."""
 
 
 class BacklogDesk(Protocol):
@@ -41,7 +45,7 @@ class BacklogDesk(Protocol):
     async def refused(self, work: Work) -> bool:
         """Settle a turn that the backlog had no room for; answers whether that was done.
 
-        It is not for a turn that had its end before, which is then run like any other, and answered as then.
+        It is not for a turn that has begun, has ended or was put back from the dead letters: that one waits too.
         """
         ...
 
@@ -93,15 +97,17 @@ class BacklogKeeper:
         self._arrived.append(work)
         self.serve()
 
-    def take_back(self, work: Work) -> None:
+    def take_back(self, works: Iterable[Work]) -> None:
         """See :class:`~sdqueue.consumer.mailbox.Keeper`."""
         self._after = 0
         self._looks += 1
         self._in_hand = set(self._settled)
-        if work.is_delivery:
-            work.on_backlog = None
-            if work not in self._arrived:
-                self._arrived.append(work)
+        for work in works:
+            # What has come from the backlog is there; a delivery is so at best, and has to be settled.
+            if work.is_delivery:
+                work.on_backlog = None
+                if work not in self._arrived:
+                    self._arrived.append(work)
         self.serve()
 
     def serve(self) -> None:
@@ -135,21 +141,30 @@ class BacklogKeeper:
         """Bring what has arrived into the backlog, and settle it there."""
         while self._arrived:
             works = list(self._arrived)
-            turns = [Deferred(work.key, dump(work)) for work in works]
-            accepted = await self._ask(
-                self._desk.store.defer, self._session_id, turns, limit=self._desk.options.backlog_size
-            )
-            refused: list[Work] = []
-            for work, is_in in zip(works, accepted, strict=True):
+            kept = await self._defer(works, limit=self._desk.options.backlog_size)
+            for _ in works:
                 self._arrived.popleft()
-                if work.on_backlog is not None:
-                    continue  # it runs, and is settled when it has ended
-                if is_in:
-                    await self._desk.deferred(work)
-                else:
-                    refused.append(work)
-            answers = await asyncio.gather(*(self._desk.refused(work) for work in refused))
-            self._box.feed(work for work, settled in zip(refused, answers, strict=True) if not settled)
+            excess = await self._settle(works, kept)
+            answers = await asyncio.gather(*(self._desk.refused(work) for work in excess))
+            admitted = [work for work, settled in zip(excess, answers, strict=True) if not settled]
+            if admitted:
+                # In the mailbox they would run before what stands first, be sent here again, and so on for ever. What
+                # is still left out was refused once and has ended since, by a replay: it needs no turn of its own.
+                kept = await self._defer(admitted, limit=NO_LIMIT)
+                self._box.feed(await self._settle(admitted, kept))
+
+    async def _defer(self, works: Sequence[Work], *, limit: int) -> list[bool]:
+        turns = [Deferred(work.key, dump(work)) for work in works]
+        kept: list[bool] = await self._ask(self._desk.store.defer, self._session_id, turns, limit=limit)
+        return kept
+
+    async def _settle(self, works: Sequence[Work], kept: Sequence[bool]) -> list[Work]:
+        """Settle what is in the backlog, and return what is not. One that runs is settled when it has ended."""
+        idle = [(work, is_in) for work, is_in in zip(works, kept, strict=True) if work.on_backlog is None]
+        for work, is_in in idle:
+            if is_in:
+                await self._desk.deferred(work)
+        return [work for work, is_in in idle if not is_in]
 
     async def _take_out(self) -> None:
         """Forget what has been settled, and bring back what is next."""

@@ -41,8 +41,9 @@ class Keeper(Protocol):
         """Let a turn wait behind the backlog."""
         ...
 
-    def take_back(self, work: Work) -> None:
-        """Let a turn wait in the backlog that was not to run yet, and bring what it has back in order once more."""
+    def take_back(self, works: Iterable[Work]) -> None:
+        """Let turns wait in the backlog that were not to run yet, and bring what it has back in order once more."""
+        ...
 
     def serve(self) -> None:
         """Look whether the mailbox needs more turns, or what was said of it has changed."""
@@ -306,8 +307,9 @@ class Mailboxes:
         if box.keeper is None:
             self._overflow(box, [work, *box.waiting])
         else:
-            box.waiting = deque(later for later in box.waiting if later.on_backlog is None)
-            box.keeper.take_back(work)
+            later, box.waiting = box.waiting, deque()
+            box.waiting.extend(other for other in later if other.on_backlog is None)
+            box.keeper.take_back([work, *(other for other in later if other.on_backlog is not None)])
         assert box.keeper is not None
         if ran is Ran.PARKED:
             box.keeper.park()

@@ -60,8 +60,11 @@ class Settler:
         let in later would otherwise be answered a second time.
 
         Returns:
-            Whether it is settled. Not so where the turn had its end before, or waits in the backlog.
+            Whether it is settled. Not so where the turn has begun, has ended or waits in the backlog, nor where it was
+            put back from the dead letters: it was refused before, so that it would get no other letter.
         """
+        if work.replay:
+            return False
         settlement = dead(work, refused, consumer=self._options.name)
         backlog = self._worker.backlog
         if backlog is not None:

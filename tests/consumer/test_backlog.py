@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from sdqueue.channels import DoubleTexting, PerChannel
 from sdqueue.errors import StoreUnavailable
 from tests.consumer.stand import Member, Puppet, Stand, Waiting, failing
 
@@ -237,6 +238,40 @@ async def test_what_fails_in_the_backlog_dies_alone(stand: Stand) -> None:
         await stand.expect_reply("s-39")
         assert ("bad", "dead") in member.watcher.settled
     assert await said(stand, "s") == numbers(40)
+
+
+async def test_deliveries_that_were_taken_along_and_sent_back_are_settled(stand: Stand) -> None:
+    """Given a joint turn that fails when the mailbox has overflowed: what it had taken along is in the backlog, and is
+    found to be behind the turn that failed, which is not out of it yet."""
+    act = Waiting()
+
+    async def fail(agent: Puppet) -> str:
+        await act(agent)
+        raise ValueError("no")
+
+    collect = PerChannel(DoubleTexting.COLLECT)
+    async with stand.running({"bad": fail}, double_texting=collect, concurrency=1, **SMALL) as member:
+        loading = member.faults.freeze("load")
+        await stand.send("s", "bad one", id="bad")
+        await loading.expect_reached()
+        await flood(stand, "s", 2)
+        await member.watcher.expect("turn_received", 3)
+        loading.go_on.set()
+        await act.began.acquire()
+        await flood(stand, "s", 5, 2)
+        await member.watcher.changes.until(lambda: ("s-6", "deferred") in member.watcher.settled)
+        undeferring = member.faults.freeze("undefer")
+        act.go_on.set()
+        await undeferring.expect_reached()
+        async with asyncio.timeout(10):
+            while member.faults.passed[-1] != "rewind":  # so the next one was sent back
+                await asyncio.sleep(0.01)
+        undeferring.go_on.set()
+        await stand.expect_reply("s-6")
+        await expect_empty(stand, "s")
+        held = [delivery for made in member.broker.made for delivery in made._unacked]
+    assert held == []
+    assert "\n".join(await said(stand, "s")).split("\n") == numbers(7)
 
 
 async def _nothing() -> None:

@@ -210,6 +210,40 @@ async def test_a_refused_turn_can_be_replayed(stand: Stand) -> None:
     assert await said(stand, "s") == ["wait", "again"]
 
 
+async def test_a_refused_turn_that_is_replayed_waits_however_many_there_are(stand: Stand) -> None:
+    """Given a backlog that is full still: another refusal of the turn is no news, and would leave it without a letter."""
+    async with stand.running({"bad": Broken()}, on_dead=PARK, backlog_size=3):
+        await park(stand, behind=4)
+        await stand.expect_dead(2)
+        await replay(stand)
+        await expect_parked(stand, 4)
+        assert await unpark(stand.store, stand.locks, "s", "bad")
+        answer = await stand.expect_reply("later-3")
+    assert answer.id == "later-3:1"
+    assert await said(stand, "s") == ["later 0", "later 1", "later 2", "later 3"]
+
+
+async def test_what_is_not_to_be_refused_waits_once_for_all_in_a_full_backlog(stand: Stand) -> None:
+    """Given the replay of a turn that died before, and a turn that a consumer had begun when it died. To run them in
+    order to find out that it is not their turn would go on for ever, and no other turn would get to run."""
+    worse = Broken()
+    async with stand.running({"worse": worse}):
+        await stand.send("s", "worse", id="worse")
+        await stand.expect_dead(1)
+    worse.mended = True
+    await stand.store.begin("s", "begun")
+    async with stand.running({"bad": Broken(), "worse": worse}, on_dead=PARK, backlog_size=3) as member:
+        await park(stand, behind=3)
+        await expect_parked(stand, 3)
+        await replay(stand, 0)
+        await stand.send("s", "begun", id="begun")
+        await expect_parked(stand, 5)
+        assert await unpark(stand.store, stand.locks, "s", "bad")
+        await stand.expect_reply("begun")
+        assert member.faults.passed.count("begin") < 20
+    assert await said(stand, "s") == ["later 0", "later 1", "later 2", "worse", "begun"]
+
+
 async def test_skip_is_the_default(stand: Stand) -> None:
     async with stand.running({"bad": Broken()}):
         await park(stand)

@@ -39,8 +39,9 @@ class Intake:
         if turn is not None:
             work.unsorted = bool(work.replay) or not self._is_here(work)
             box = self._mailboxes.find(work)
-            if box is not None and turn.kind == "cancel" and box.running is not None:
-                box.running.stop(work.turn_id)
+            if box is not None and turn.kind == "cancel":
+                if box.running is not None and box.running.is_message:
+                    box.running.stop(work.turn_id)
             elif box is not None and self._is_rejected(work, box):
                 work.refuse(Refused("busy", "another turn of its session is running, and its channel rejects then"))
         self._mailboxes.put(work)

@@ -10,14 +10,14 @@ from functools import partial
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from sdqueue.agents import TurnResult
-from sdqueue.channels import DoubleTexting
 from sdqueue.consumer.answer import AgentRunner, agents_code, ask
-from sdqueue.consumer.failure import AgentFailed, Refused, Stopped, describe
+from sdqueue.consumer.collecting import collect
+from sdqueue.consumer.failure import AgentFailed, Stopped, describe
 from sdqueue.consumer.headers import hops
 from sdqueue.consumer.isolation import Isolation
 from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.replies import Addressee, DeltaSender, ReplyPublisher, make_reply
-from sdqueue.consumer.settlement import Settlement, State, dead, superseded
+from sdqueue.consumer.settlement import Settlement, State, dead, refused_before, superseded
 from sdqueue.consumer.work import Work
 from sdqueue.errors import InvalidTurn, LockLost, RecordTooNew, SessionError, StoreUnavailable, VersionConflict
 from sdqueue.messages import InboundTurn, partition_of
@@ -132,7 +132,7 @@ class TurnPipeline:
                     work.forget_spent(lambda by: handle.recall(by) is not None)
                     work.check_stopped()
                     if handle.begun <= self._options.isolate_after:
-                        await self._gather(work, handle)
+                        await collect(work, handle, self._worker.backlog, self._options)
                     bodies = await self._perform(work, handle)
                     releases = handle.parked_by == work.turn_id
                     if releases:
@@ -152,14 +152,7 @@ class TurnPipeline:
             # Whoever answered a replay may have died before it had let the turns go that waited for it.
             return Settlement(State.DUPLICATE, past.replies or (), releases=work.replay > 0)
         if handle.refusal is not None and not work.replay:
-            replies = handle.refusal.replies or ()
-            if not work.delivery.redelivered:
-                return Settlement(State.DUPLICATE, replies)
-            # Whoever refused it may have died before the letter was out.
-            letter = dead(
-                work, Refused("refused", "was refused before, see its error reply"), consumer=self._options.name
-            )
-            return replace(letter, replies=replies, saved=True)
+            return refused_before(work, handle.refusal, consumer=self._options.name)
         if self._worker.backlog is None:
             return None  # there is nowhere to wait
         if handle.parked_by is not None and not (work.replay and handle.parked_by == work.turn_id):
@@ -170,39 +163,6 @@ class TurnPipeline:
             if first and first[0].turn_id != work.key:
                 return Settlement(State.DEFERRED)
         return None
-
-    async def _gather(self, work: Work, handle: SessionHandle) -> None:
-        """Take along what waits of the same channel, where it collects."""
-        turn = work.turn
-        assert turn is not None
-        if not work.is_message or self._options.double_texting.of(turn.channel) is not DoubleTexting.COLLECT:
-            return
-        room = self._options.max_text_bytes - len(turn.text.encode())
-        ids = {work.turn_id}
-
-        def accept(other: Work) -> bool:
-            nonlocal room
-            if other.turn is None or not other.is_message or other.turn.channel != turn.channel:
-                return False
-            if other.unsorted or other.alone or other.stopped:
-                return False
-            if other.is_delivery and handle.waiting:
-                return False  # it belongs behind the backlog, of which this turn is only the first
-            if other.turn_id in ids or handle.recall(other.turn_id) is not None:
-                return False  # a repeat says nothing new, and is answered as the first was
-            ids.add(other.turn_id)
-            room -= len(other.turn.text.encode()) + 1
-            return room >= 0
-
-        work.gather(accept)
-        backlog = self._worker.backlog
-        for position, other in enumerate(work.taken):
-            if not other.delivery.redelivered or backlog is None:
-                continue
-            standing = await backlog.standing(other.session_id, other.turn_id)
-            if standing.refusal is not None:
-                work.disband(first=position)  # it has been answered
-                return
 
     async def _perform(self, work: Work, handle: SessionHandle) -> list[str]:
         """Do what the turn asks for, make the final replies of all that it has taken along, and remember them."""

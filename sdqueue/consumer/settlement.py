@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from sdqueue.consumer.failure import Stopped, describe, reason_of, said_of, trace_of
+from sdqueue.consumer.failure import Refused, Stopped, describe, reason_of, said_of, trace_of
 from sdqueue.consumer.replies import Addressee, make_reply
 from sdqueue.consumer.work import Work
 from sdqueue.errors import InvalidTurn
 from sdqueue.messages import DeadTurn, salvage
+from sdqueue.sessions import TurnOutcome
 
 
 class State(StrEnum):
@@ -86,6 +87,18 @@ def dead(work: Work, error: BaseException, *, consumer: str) -> Settlement:
     part = str(work.replay)
     body = make_reply(to, "error", said_of(error), part=part, reason=letter.reason, consumer=consumer)
     return Settlement(State.DEAD, (body,), letter)
+
+
+def refused_before(work: Work, refusal: TurnOutcome, *, consumer: str) -> Settlement:
+    """The fate of a turn that was refused before.
+
+    One that is delivered again gets a letter again: whoever refused it may have died before the letter was out.
+    """
+    replies = refusal.replies or ()
+    if not work.delivery.redelivered:
+        return Settlement(State.DUPLICATE, replies)
+    again = dead(work, Refused("refused", "was refused before, see its error reply"), consumer=consumer)
+    return replace(again, replies=replies, saved=True)
 
 
 def _sender_of(work: Work) -> Addressee:

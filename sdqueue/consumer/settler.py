@@ -15,7 +15,7 @@ from sdqueue.consumer.failure import AgentFailed, Refused
 from sdqueue.consumer.headers import HOPS_HEADER, hops, kept
 from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.replies import ReplyPublisher
-from sdqueue.consumer.settlement import Settlement, State, dead
+from sdqueue.consumer.settlement import Settlement, State, dead, refused_before
 from sdqueue.consumer.work import Work
 from sdqueue.errors import LockLost, RecordError, StoreUnavailable, VersionConflict
 from sdqueue.messages import partition_of
@@ -74,9 +74,8 @@ class Settler:
             )
             if stored is None:
                 return False
-            if stored.replies != settlement.replies and not work.delivery.redelivered:
-                settlement = Settlement(State.DUPLICATE)  # refused before, when it had its letter
-            settlement = replace(settlement, replies=stored.replies or ())
+            if stored.replies != settlement.replies:
+                settlement = refused_before(work, stored, consumer=self._options.name)
         await self._settle(work, replace(settlement, saved=True))
         return True
 

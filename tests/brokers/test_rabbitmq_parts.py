@@ -228,7 +228,7 @@ async def test_messages_that_are_never_confirmed_free_their_places(
     publisher: Publisher, connection: FakeConnection
 ) -> None:
     """A queue without a majority never confirms; what goes elsewhere must not wait behind it for ever."""
-    stuck = [start(publisher, "a.1", timeout=0.05) for _ in range(WINDOW)]
+    stuck = [start(publisher, "a.1", timeout=1.0) for _ in range(WINDOW)]
     waiting = start(publisher, "b.1")
     await settle()
     assert "b.1" not in connection.published()

@@ -18,6 +18,7 @@ from sdqueue.agents import (
 )
 from sdqueue.backends import open_broker, open_locks, open_membership, open_store
 from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
+from sdqueue.channels import DoubleTexting, OnDead, PerChannel
 from sdqueue.client import Client
 from sdqueue.consumer import (
     Alone,
@@ -136,6 +137,9 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "Consumer",
     "ConsumerOptions",
     "RetryPolicy",
+    "DoubleTexting",
+    "OnDead",
+    "PerChannel",
     "Observer",
     "Membership",
     "Alone",

@@ -186,6 +186,8 @@ class TurnPipeline:
                 return False
             if other.unsorted or other.alone or other.stopped:
                 return False
+            if other.is_delivery and handle.waiting:
+                return False  # it belongs behind the backlog, of which this turn is only the first
             if other.turn_id in ids or handle.recall(other.turn_id) is not None:
                 return False  # a repeat says nothing new, and is answered as the first was
             ids.add(other.turn_id)

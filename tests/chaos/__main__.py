@@ -63,9 +63,13 @@ async def main() -> int:
     except CannotRun as why:
         print(f"NOT RUN: {why}", file=sys.stderr)
         return 2
+    except asyncio.CancelledError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
     finally:
+        shutil.rmtree(folder / "servers", ignore_errors=True)
         with suppress(OSError):
-            folder.rmdir()  # nothing was kept
+            folder.rmdir()  # fails where something was kept
         if results:
             print(f"\n{as_text(results)}")
         if given.markdown:
@@ -113,4 +117,7 @@ def _share(values: list[float], share: float) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(asyncio.run(main()))
+    try:
+        sys.exit(asyncio.run(main()))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        sys.exit("interrupted; everything that was started has ended")

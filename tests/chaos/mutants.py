@@ -46,13 +46,14 @@ def ack_before_save() -> None:
 
 
 def publish_before_save() -> None:
-    """The reply goes out as soon as there is one."""
+    """Replies go out as soon as there are some."""
 
     def talkative(perform: Any) -> Any:
-        async def talkative_perform(self: TurnPipeline, work: Work, *args: Any) -> str:
-            body: str = await perform(self, work, *args)
-            await self._publisher.reply(work.delivery, body)
-            return body
+        async def talkative_perform(self: TurnPipeline, work: Work, *args: Any) -> list[str]:
+            bodies: list[str] = await perform(self, work, *args)
+            for body in bodies:
+                await self._publisher.reply(work.delivery, body)
+            return bodies
 
         return talkative_perform
 

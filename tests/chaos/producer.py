@@ -113,6 +113,7 @@ class Producer:
         self.sent: list[Sent] = []
         """What was confirmed, in the order of the confirms."""
         self.started_at = 0.0
+        self._enough = False
         self._plan = plan
         self._outlets = [Outlet(urls, f"{namespace}.turns") for _ in range(CONNECTIONS)]
 
@@ -127,9 +128,15 @@ class Producer:
         finally:
             await asyncio.gather(*(outlet.close() for outlet in self._outlets))
 
+    def finish(self) -> None:
+        """Send no more than what is under way: what the load was for has been done."""
+        self._enough = True
+
     async def _send_all(self, messages: Iterator[Message], outlet: Outlet, tasks: asyncio.TaskGroup) -> None:
         for message in messages:
             await asyncio.sleep(max(0.0, self.started_at + message.due_s - time.monotonic()))
+            if self._enough:
+                return
             await outlet.publish(message)
             m = message
             self.sent.append(Sent(m.mark, m.session, m.kind, time.monotonic(), m.think_s, m.deadly))

@@ -47,7 +47,7 @@ def repeated(*attacks: Attack, pause_s: float = 1.0) -> Attack:
 
 
 def crash_at(*points: str) -> Attack:
-    """Die at these points between the steps of a turn, one consumer after the other."""
+    """Die at these points between the steps of a turn, one consumer after the other. Then the load ends."""
 
     async def attack(stage: Stage) -> None:
         for point in points:
@@ -57,6 +57,8 @@ def crash_at(*points: str) -> Attack:
             await asyncio.gather(stage.start(), stage.pool.stop(before))  # so that the mortal one has all the work
             if not await mortal.dead(within_s=20):
                 raise RuntimeError(f"{mortal.name} did not die at {point!r}:\n{mortal.tail()}")
+            await asyncio.sleep(2)  # the next one takes over, and answers what is left
+        stage.producer.finish()
 
     return attack
 
@@ -65,7 +67,8 @@ async def asleep_at_save(stage: Stage) -> None:
     """Stop a consumer between its decision to save and the save; wake it when others have answered everything.
 
     What was not acknowledged is returned when the broker misses heartbeats, so its successor runs the same turns, and
-    more of the same sessions. Earlier, the successor's next save could cover up what the sleeper does.
+    more of the same sessions. Earlier, the successor's next save could cover up what the sleeper does. The load ends
+    when the sleeper has slept long enough.
     """
     before = stage.pool.alive
     sleeper = await stage.start_wounded(
@@ -75,7 +78,8 @@ async def asleep_at_save(stage: Stage) -> None:
     if not await sleeper.stopped(within_s=20):
         raise RuntimeError(f"{sleeper.name} did not fall asleep:\n{sleeper.tail()}")
     sleeper.paused = True
-    await stage.at(1)
+    await asyncio.sleep(6)  # the broker misses heartbeats, and others go on with the session
+    stage.producer.finish()
     await stage.answered()
     sleeper.resume()
     await asyncio.sleep(2)  # nothing tells from outside that its save was refused
@@ -155,11 +159,11 @@ ALL: Final = {
         ),
         Scenario(
             "asleep_at_save", "2", "SIGSTOP just before a save is sent, SIGCONT when another has taken over",
-            asleep_at_save, load=replace(SLOW, seconds=16), settings=HASTY,
+            asleep_at_save, load=replace(SLOW, seconds=120), settings=HASTY,
         ),
         Scenario(
             "crash_points", "3", "kill -9 between lock, answer, save, publish, confirm and ack",
-            crash_at(*POINTS), load=replace(SLOW, seconds=40),
+            crash_at(*POINTS), load=replace(SLOW, seconds=120),
         ),
         Scenario("flaky", "", "a fifth of the turns fail passingly, others of their sessions wait behind them",
                  nothing, load=CROWDED),

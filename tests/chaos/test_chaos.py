@@ -37,3 +37,9 @@ async def test_a_random_attack_breaks_no_promise(
     assert findings.clean, "\n".join(findings.details)
     assert not stage.pool.defects()
     assert findings.sent > 200
+
+
+def test_every_scenario_has_its_row_in_the_documentation() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "guarantees.md").read_text()
+    for scenario in ALL.values():
+        assert f"| `{scenario.name}` | {scenario.row} | {scenario.what} |" in text

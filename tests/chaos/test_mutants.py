@@ -37,11 +37,11 @@ CASES = {
         {"lost", "replies missing"},
     ),
     "publish_before_save": (
-        Scenario("crash", "3", "kill -9 before the save", crash_at("answered"), short(SLOW, 6)),
+        Scenario("crash", "3", "kill -9 before the save", crash_at("answered"), short(SLOW, 60)),
         {"reply ids reused"},
     ),
     "no_version_check": (
-        Scenario("asleep", "2", "asleep at the save", asleep_at_save, short(SLOW, 8), 1, HASTY),
+        Scenario("asleep", "2", "asleep at the save", asleep_at_save, short(SLOW, 60), 1, HASTY),
         {"lost", "reply ids reused"},
     ),
     "cancel_not_close": (

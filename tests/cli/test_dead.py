@@ -68,8 +68,11 @@ class Pool:
         return [letter["name"] for letter in json.loads(listed.out)["letters"]]
 
     async def send(self, session: str, text: str, turn_id: str) -> OutboundReply:
-        await self._client.send(session, text, id=turn_id)
+        await self.put(session, text, turn_id)
         return await self.reply(f"{turn_id}:0")
+
+    async def put(self, session: str, text: str, turn_id: str, *, channel: str = "default") -> None:
+        await self._client.send(session, text, id=turn_id, channel=channel)
 
     async def reply(self, reply_id: str) -> OutboundReply:
         await self._changes.until(lambda: reply_id in self._replies, lambda: (reply_id, self._replies))
@@ -80,6 +83,11 @@ class Pool:
         reply = OutboundReply.decode(delivery.message.body)
         self._replies[reply.id] = reply
         self._changes.wake()
+
+    @property
+    def answered(self) -> list[str]:
+        """The ids of all replies, in order."""
+        return list(self._replies)
 
     @property
     def journal(self) -> list[str]:
@@ -96,14 +104,17 @@ async def pool(request: pytest.FixtureRequest, place: Place, namespace: str) -> 
     if request.param != "sqlite":
         urls = {"broker_url": request.getfixturevalue("amqp_url"), "store_url": request.getfixturevalue("redis_url")}
     settings = Settings.load(**urls, namespace=namespace, partitions=4)
-    names = {"NAMESPACE": namespace, "AGENT": "fragile:answer"} | {name.upper(): url for name, url in urls.items()}
+    names = {"NAMESPACE": namespace, "AGENT": "fragile:answer", "ON_DEAD": "skip,parking=park"} | {
+        name.upper(): url for name, url in urls.items()
+    }
     environment = {f"SDQUEUE_{name}": value for name, value in names.items()}
     async with open_broker(settings) as broker:
         await broker.apply()
         consumer = await place.start("consumer", "--name", "one", env=environment)
         pool = Pool(place, environment, broker)
-        await broker.subscribe(await broker.declare_egress("default"), pool.hear, prefetch=100)
-        await expect_line(consumer, "ready: 4 partitions")
+        for channel in ("default", "parking"):
+            await broker.subscribe(await broker.declare_egress(channel), pool.hear, prefetch=100)
+        await expect_line(consumer, "consumer one ready")
         yield pool
 
 
@@ -172,6 +183,28 @@ async def test_letters_are_discarded_after_asking(pool: Pool) -> None:
     assert await pool.names() == ["t1", "t2"]
     assert await at_a_terminal(pool, "discard 1 dead letter for good", "y\n", "t2") == 0
     assert await pool.names() == ["t1"]
+
+
+async def test_turns_parked_behind_a_dead_one_go_on_when_it_is_replayed_or_discarded(pool: Pool) -> None:
+    """In order, behind the answer of the replay; and other sessions were never held up."""
+    for session in ("u", "v"):
+        await pool.put(session, f"break {session}", f"{session}1", channel="parking")
+        await pool.put(session, "second", f"{session}2", channel="parking")
+        await pool.put(session, "third", f"{session}3", channel="parking")
+        assert (await pool.reply(f"{session}1:0")).kind == "error"
+    assert (await pool.send("w", "hello", "w1")).text == "1. hello"
+    assert sorted(await pool.names()) == ["u1", "v1"]
+
+    assert (await pool.run("discard", "v1", "--yes")).code == 0
+    assert [(await pool.reply(f"v{n}:0")).text for n in (2, 3)] == ["1. second", "2. third"]
+    assert not {"u2:0", "u3:0"} & {*pool.answered}
+    pool.repair()
+    assert (await pool.run("replay", "u1")).code == 0
+    assert (await pool.reply("u3:0")).text == "3. third"
+    of_u = [name for name in pool.answered if name.startswith("u")]
+    assert of_u == ["u1:0", "u1:1", "u2:0", "u3:0"]
+    assert (await pool.reply("u1:1")).text == "1. break u"
+    assert await pool.names() == []
 
 
 async def at_a_terminal(pool: Pool, question: str, typed: str, *arguments: str) -> int:

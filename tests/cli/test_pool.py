@@ -93,7 +93,8 @@ async def test_a_broker_that_is_not_up_yet_is_waited_for(place: Place) -> None:
         taken.bind(("127.0.0.1", 0))
         url = f"amqp://127.0.0.1:{taken.getsockname()[1]}"
         consumer = await place.start("consumer", "--broker-url", url, stderr=asyncio.subprocess.STDOUT)
-        await asyncio.sleep(1.5)  # refused all the time, and it goes on
+        for _ in range(2):  # refused again and again, and it goes on
+            await expect_line(consumer, "cannot connect to")
         assert consumer.returncode is None
         consumer.send_signal(signal.SIGTERM)
         assert await expect_end(consumer) == 0

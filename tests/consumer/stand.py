@@ -256,7 +256,9 @@ class FaultyStore:
         return await self._store.backlogged()
 
     async def enlist(self, session_id: str) -> None:
+        await self._faults.reach("enlist")
         await self._store.enlist(session_id)
+        await self._faults.reach("enlisted")
 
     async def unlist(self, session_id: str, mark: str) -> None:
         await self._faults.reach("unlist")

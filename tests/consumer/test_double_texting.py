@@ -55,6 +55,29 @@ class TestCollect:
             await member.watcher.expect_settled(5)
         assert await said(stand, "s") == ["wait", "a", "b", "c"]
 
+    async def test_what_belongs_behind_a_backlog_is_not_taken_along_by_the_first_of_it(self, stand: Stand) -> None:
+        """Given a consumer that has died with a turn running, others in the backlog, and one more delivered since."""
+        act = Waiting()
+        first = stand.member({"wait": act}, double_texting=COLLECT, mailbox_size=1, grace_s=0.0)
+        async with stand.started(first):
+            await stand.send("s", "wait", id="1")
+            await act.began.acquire()
+            for n in "23":
+                await stand.send("s", n, id=n)
+            await first.watcher.expect_settled(2)
+            first.cut_off()
+            first.stop_at_once()
+        assert [turn.turn_id for turn in await stand.store.deferred("s", count=10)] == ["1", "2", "3"]
+        await stand.send("s", "4", id="4")
+        second = stand.member(double_texting=COLLECT)
+        loading = second.faults.freeze("load")
+        async with stand.started(second):
+            await loading.expect_reached()
+            await second.watcher.expect("turn_received", 2)
+            loading.go_on.set()
+            await stand.expect_reply("4")
+        assert "\n".join(await said(stand, "s")).split("\n") == ["wait", "2", "3", "4"]
+
     async def test_a_repeat_among_them_is_said_once_and_answered_as_the_first_was(self, stand: Stand) -> None:
         act = Waiting()
         async with stand.running({"wait": act}, double_texting=COLLECT) as member:

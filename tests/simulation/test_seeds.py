@@ -12,7 +12,7 @@ import pytest
 
 from tests.simulation.world import run
 
-BLOCKS = [range(start, start + 50) for start in range(0, 400, 50)]
+BLOCKS = [range(start, start + 50) for start in range(0, 300, 50)]
 
 HAPPENS = {
     "a call is refused": r": refused",

@@ -211,11 +211,6 @@ class SessionHandle:
         self._check_open()
         self._parked_by, self._changed = None, True
 
-    @property
-    def superseded_by(self) -> frozenset[str]:
-        """The ids of turns that have stopped another one already."""
-        return frozenset(o.by for o in self.ring.outcomes.values() if o.by is not None)
-
     def adopt(self, agent: Any) -> None:
         """Go on with another agent, which has answered a turn of this session elsewhere.
 

@@ -343,13 +343,6 @@ async def test_an_adopted_agents_state_is_saved(store: InMemorySessionStore) -> 
     assert record.agent_state == {"texts": ["one"]}
 
 
-def test_who_stopped_whom_is_remembered() -> None:
-    handle = SessionHandle(Session("s"), NoAssist())
-    handle.remember(TurnOutcome("a", 1.0, (), "superseded", by="b"), Retention())
-    handle.remember(TurnOutcome("c", 2.0, ()), Retention())
-    assert handle.superseded_by == {"b"}
-
-
 def test_messages_added_are_found_also_where_the_oldest_were_dropped() -> None:
     a, b, c, d = (ChatMessage("user", text) for text in "abcd")
     assert added([a, b, c], [a, b]) == [c]

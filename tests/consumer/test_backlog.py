@@ -274,5 +274,31 @@ async def test_deliveries_that_were_taken_along_and_sent_back_are_settled(stand:
     assert "\n".join(await said(stand, "s")).split("\n") == numbers(7)
 
 
+async def test_a_turn_sent_behind_others_of_a_new_session_has_not_begun(stand: Stand) -> None:
+    """Given a session that no turn has ended in yet. Beginnings without an end make a turn a suspect."""
+    act = Waiting()
+    member = stand.member({"wait": act}, grace_s=0.0, **SMALL)
+    async with stand.started(member):
+        await stand.send("s", "wait", id="s-first")
+        await act.began.acquire()
+        await flood(stand, "s", 8)
+        await member.watcher.changes.until(lambda: len(member.watcher.settled) == 8)
+        running = next(work for work, runs in member.consumer._mailboxes.works() if runs)
+        running.delivery.subscription.ack(running.delivery)
+        member.cut_off()
+        member.stop_at_once()
+    begun = stand.begun("s")
+    await flood(stand, "s", 1, 8)
+    member = stand.member({"wait": act}, **SMALL)
+    deferring = member.faults.freeze("defer")
+    async with stand.started(member):
+        await deferring.expect_reached()
+        assert (stand.begun("s"), await stand.store.load("s")) == (begun, None)
+        deferring.go_on.set()
+        act.go_on.set()
+        await stand.expect_reply("s-8")
+    assert await said(stand, "s") == ["wait", *numbers(9)]
+
+
 async def _nothing() -> None:
     return None

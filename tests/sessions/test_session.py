@@ -343,6 +343,23 @@ async def test_an_adopted_agents_state_is_saved(store: InMemorySessionStore) -> 
     assert record.agent_state == {"texts": ["one"]}
 
 
+async def test_who_withdraws_creates_no_session_and_takes_a_beginning_back(store: InMemorySessionStore) -> None:
+    worker = SessionWorker(agent_factory=Plain, store=store)
+    async with worker.acquire("s", turn_id="t") as handle:
+        assert handle.begun == 1
+        handle.withdraw()
+    assert await store.load("s") is None
+    async with worker.acquire("s", turn_id="t") as handle:
+        assert handle.begun == 1
+        await handle.turn("one")
+    assert await said(store) == dialog("one")
+    async with worker.acquire("s") as handle:
+        agent = handle.agent
+        handle.withdraw()
+    async with worker.acquire("s") as handle:
+        assert handle.agent is agent, "an agent that is in its session's state was thrown away"
+
+
 def test_messages_added_are_found_also_where_the_oldest_were_dropped() -> None:
     a, b, c, d = (ChatMessage("user", text) for text in "abcd")
     assert added([a, b, c], [a, b]) == [c]

@@ -178,6 +178,8 @@ class TurnPipeline:
         assert turn is not None
         if not work.is_message or self._options.double_texting.of(turn.channel) is not DoubleTexting.COLLECT:
             return
+        if handle.waiting and work.is_delivery and work.on_backlog is None:
+            return  # what waits in the mailbox belongs behind the backlog, of which only this one is here
         room = self._options.max_text_bytes - len(turn.text.encode())
         ids = {work.turn_id}
 

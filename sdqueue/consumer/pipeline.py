@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from dataclasses import replace
@@ -197,13 +198,12 @@ class TurnPipeline:
 
         work.gather(accept)
         backlog = self._worker.backlog
-        for position, other in enumerate(work.taken):
-            if not other.delivery.redelivered or backlog is None:
-                continue
-            standing = await backlog.standing(other.session_id, other.turn_id)
-            if standing.refusal is not None:
-                work.disband(first=position)  # it has been answered
-                return
+        if backlog is None or not work.taken:
+            return
+        # The repeat of one that was refused is answered as the first was.
+        standings = await asyncio.gather(*(backlog.standing(other.session_id, other.turn_id) for other in work.taken))
+        refused = (position for position, standing in enumerate(standings) if standing.refusal is not None)
+        work.disband(first=next(refused, len(standings)))
 
     async def _perform(self, work: Work, handle: SessionHandle) -> list[str]:
         """Do what the turn asks for, make the final replies of all that it has taken along, and remember them."""

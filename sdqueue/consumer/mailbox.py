@@ -164,7 +164,7 @@ class Mailboxes:
             self.add(box, work)
         elif box.keeper is not None:
             box.keeper.put(work)
-        elif self._keeper is not None and len(box.waiting) >= self._bound:
+        elif self._keeper is not None and self._open and len(box.waiting) >= self._bound:
             self._overflow(box, [*box.waiting, work])
         else:
             self.add(box, work)
@@ -192,7 +192,10 @@ class Mailboxes:
             self._overflow(self._box(subscription, queue, session_id), [], mark)
 
     def close(self) -> None:
-        """Start nothing from now on; what runs goes on."""
+        """Start nothing from now on; what runs goes on.
+
+        What still comes waits to be delivered again. In the backlog it would stand before what was dropped already.
+        """
         self._open = False
         for box in list(self._boxes.values()):
             self._end_keeper(box)

@@ -128,6 +128,7 @@ class TurnPipeline:
                 async with self._worker.acquire(turn.session_id, turn_id=turn.id) as handle:
                     early = await self._early_end(work, handle)
                     if early is not None:
+                        handle.withdraw()  # a save would leave this beginning for one that had no end
                         return early
                     work.forget_spent(lambda by: handle.recall(by) is not None)
                     work.check_stopped()

@@ -149,6 +149,56 @@ class TestCollect:
             await member.watcher.expect_settled(3)
         assert await said(stand, "s") == ["wait", "2\n3"]
 
+    async def test_the_repeat_of_a_refused_one_is_not_taken_along(self, stand: Stand) -> None:
+        """Given a turn that was refused for want of room, and that its platform sends again later."""
+        act = Waiting()
+        options = {"double_texting": COLLECT, "mailbox_size": 1, "backlog_size": 2}
+        async with stand.running({"wait": act}, **options):
+            await stand.send("s", "wait", id="1")
+            await act.began.acquire()
+            for n in "23":
+                await stand.send("s", n, id=n)
+            refused = await stand.expect_reply("3", kind="error")
+            act.go_on.set()
+            await stand.expect_reply("2")
+        assert refused.metadata["reason"] == "backlog-full"
+        async with stand.running({"wait": act}, double_texting=COLLECT) as member:
+            act.go_on.clear()
+            await stand.send("s", "wait", id="6")
+            await act.began.acquire()
+            for n in "7389":
+                await stand.send("s", n, id=n)
+            await member.watcher.expect("turn_received", 5)
+            act.go_on.set()
+            await member.watcher.expect_settled(5)
+        assert {r.model_dump_json() for r in stand.replies if r.turn_id == "3"} == {refused.model_dump_json()}
+        assert "3" not in "\n".join(await said(stand, "s")).split("\n")
+
+    async def test_those_behind_a_backlog_are_not_taken_along_before_it(self, stand: Stand) -> None:
+        """Given a consumer that died with its running turn in front of a backlog: that one comes again, and others,
+        before anybody has looked at what is between them."""
+        act = Waiting()
+        member = stand.member({"wait": act}, double_texting=COLLECT, mailbox_size=2, grace_s=0.0)
+        async with stand.started(member):
+            await stand.send("s", "wait", id="1")
+            await act.began.acquire()
+            for n in "2345":
+                await stand.send("s", n, id=n)
+            await member.watcher.expect("turn_settled", 4)  # deferred
+            member.cut_off()
+            member.stop_at_once()
+        act.go_on.set()
+        for n in "67":
+            await stand.send("s", n, id=n)
+        member = stand.member({"wait": act}, double_texting=COLLECT)
+        loading = member.faults.freeze("load")
+        async with stand.started(member):
+            await loading.expect_reached()
+            await member.watcher.expect("turn_received", 3)
+            loading.go_on.set()
+            await stand.expect_reply("7")
+        assert "\n".join(await said(stand, "s")).split("\n") == ["wait", *"234567"]
+
 
 class TestInterrupt:
     async def test_the_running_turn_is_stopped_and_nothing_of_it_is_saved(self, stand: Stand) -> None:

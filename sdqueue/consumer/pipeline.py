@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 import uuid
 from dataclasses import replace
@@ -112,7 +113,7 @@ class TurnPipeline:
 
         retrying = AsyncRetrying(
             retry=retry_if_exception(partial(self._is_worth_another, work)),
-            wait=self._wait,
+            wait=partial(self._wait, work),
             before_sleep=partial(self._before_another, work),
             sleep=work.pause,
             reraise=True,
@@ -260,10 +261,14 @@ class TurnPipeline:
             return False
         return work.seconds_left > 0 and self._options.retry.transient(error.cause)
 
-    def _wait(self, state: RetryCallState) -> float:
+    def _wait(self, work: Work, state: RetryCallState) -> float:
         failed = state.outcome.exception() if state.outcome else None
-        wait = self._agent_wait if isinstance(failed, AgentFailed) else self._session_wait
-        return float(wait(state))
+        if not isinstance(failed, AgentFailed):
+            return float(self._session_wait(state))
+        # What the store has failed at meanwhile must not lengthen the wait for the agent.
+        agents = copy.copy(state)
+        agents.attempt_number = work.failures
+        return float(self._agent_wait(agents))
 
     def _before_another(self, work: Work, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

@@ -92,32 +92,34 @@ async def play(given: argparse.Namespace, scenario: Scenario, servers: Servers, 
         return Result(scenario.name, Findings(0), [repr(error)], time.monotonic() - started)
     await stage.clear()
     findings = check(evidence)
-    others = sorted(s for mark, s in findings.stalls_s.items() if not mark.startswith(f"{FLOOD}."))
-    note = f"p50 {_share(others, 0.5):.2f} s, p99 {_share(others, 0.99):.2f} s of {len(others)} stalls"
-    if scenario.load.flood:
-        note += ", without the flooding session"
-    result = Result(scenario.name, findings, stage.pool.defects(), time.monotonic() - started, note)
+    others = {mark: s for mark, s in findings.stalls_s.items() if not mark.startswith(f"{FLOOD}.")}
+    result = Result(
+        scenario.name,
+        findings,
+        stage.pool.defects(),
+        max(others.values(), default=0.0),
+        time.monotonic() - started,
+    )
     if stage.done:
         print(f"  done: {', '.join(stage.done)}")
     for line in [*findings.details, *result.defects]:
         print(f"  ! {line}")
-    if findings.stalls_s:
-        longest = max(findings.stalls_s, key=lambda mark: findings.stalls_s[mark])
+    print(f"  {'clean' if result.clean else 'BROKEN'}: {findings.sent} sent in {result.seconds:.0f} s", flush=True)
+    if others:
+        longest = max(others, key=lambda mark: others[mark])
         at_s = next(s.confirmed_at for s in evidence.sent if s.mark == longest) - stage.producer.started_at
-        print(f"  longest stall: turn {longest}, confirmed {at_s:.1f} s after the start of the load")
-    verdict = "clean" if result.clean else "BROKEN"
-    print(f"  {verdict}: {findings.sent} sent, longest stall {findings.longest_stall_s:.1f} s; {note}; "
-          f"took {result.seconds:.0f} s", flush=True)  # fmt: skip
+        ranked = sorted(others.values())
+        print(
+            f"  stalls: p50 {ranked[len(ranked) // 2]:.2f} s, p99 {ranked[int(0.99 * len(ranked))]:.2f} s, longest "
+            f"{result.longest_s:.1f} s (turn {longest}, confirmed {at_s:.1f} s after the start)"
+            f"{', without the flooding session' if scenario.load.flood else ''}"
+        )
     if result.clean and not given.keep:
         shutil.rmtree(folder, ignore_errors=True)
     else:
         (folder / "evidence.pickle").write_bytes(pickle.dumps(evidence))
         print(f"  logs, journals and evidence: {folder}")
     return result
-
-
-def _share(values: list[float], share: float) -> float:
-    return values[min(len(values) - 1, int(share * len(values)))] if values else 0.0
 
 
 if __name__ == "__main__":

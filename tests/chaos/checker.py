@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, TypeVar
 
-from tests.chaos.evidence import Evidence, Reply, Run, Sent
+from tests.chaos.evidence import Evidence, Reply, Run
 
 Item = TypeVar("Item")
 
@@ -43,11 +43,6 @@ class Findings:
     def clean(self) -> bool:
         """Whether nothing was found."""
         return not any(self.counts.values())
-
-    @property
-    def longest_stall_s(self) -> float:
-        """The longest of the stalls."""
-        return max(self.stalls_s.values(), default=0.0)
 
     def add(self, column: str, detail: str) -> None:
         """Count a violation."""
@@ -228,8 +223,3 @@ def _stalls(case: _Case) -> dict[str, float]:
                 thinking += before.think_s
             stalls[sent.mark] = max(0.0, at - sent.confirmed_at - thinking)
     return stalls
-
-
-def stalls_of(findings: Findings, evidence: Evidence, *, session: Callable[[Sent], bool]) -> list[float]:
-    """The stalls of some turns, sorted."""
-    return sorted(findings.stalls_s[s.mark] for s in evidence.sent if s.mark in findings.stalls_s and session(s))

@@ -19,15 +19,15 @@ class Result:
         name: of the scenario.
         findings: of the checker.
         defects: what the consumers said of themselves that nobody expected.
+        longest_s: the longest stall of all sessions but one that floods, which waits for itself.
         seconds: that it took.
-        note: more figures.
     """
 
     name: str
     findings: Findings
     defects: Sequence[str] = ()
+    longest_s: float = 0.0
     seconds: float = 0.0
-    note: str = ""
 
     @property
     def clean(self) -> bool:
@@ -38,7 +38,7 @@ class Result:
         """The row of the table."""
         found = self.findings
         counts = [str(found.counts[column]) for column in COLUMNS]
-        return [self.name, str(found.sent), *counts, f"{found.longest_stall_s:.1f} s"]
+        return [self.name, str(found.sent), *counts, f"{self.longest_s:.1f} s"]
 
 
 def as_text(results: Sequence[Result]) -> str:

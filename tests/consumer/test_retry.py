@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tenacity import Future, RetryCallState
+from tenacity.wait import wait_base
 
 from sdqueue.consumer import RetryPolicy, is_transient
 from sdqueue.consumer.failure import AgentFailed, IsolatedAgentError
@@ -24,6 +26,17 @@ class HttpError(Exception):
         super().__init__(f"HTTP {status}")
         self.status_code = status
         self.headers = headers
+
+
+class NoWait(wait_base):
+    """No wait; the function is told of each."""
+
+    def __init__(self, told: Callable[[RetryCallState], object]) -> None:
+        self._told = told
+
+    def __call__(self, retry_state: RetryCallState) -> float:
+        self._told(retry_state)
+        return 0.0
 
 
 class Failing:
@@ -72,6 +85,22 @@ async def test_what_does_not_pass_is_not_tried_again(stand: Stand, error: Except
         await stand.send("s", "try")
         (letter,) = await stand.expect_dead()
     assert letter.attempts == 1
+
+
+async def test_what_the_store_failed_at_before_does_not_lengthen_the_wait_for_the_agent(stand: Stand) -> None:
+    """Given a store that was away for some attempts, the agent's failures are waited for by their own number."""
+    numbers: list[int] = []
+
+    class Noting(RetryPolicy):
+        def wait(self) -> wait_base:
+            return NoWait(lambda state: numbers.append(state.attempt_number))
+
+    act = Failing(HttpError(503), HttpError(503))
+    async with stand.running({"try": act}, retry=Noting()) as member:
+        member.faults.arm("load", *[failing(StoreUnavailable("away"))] * 3)
+        await stand.send("s", "try")
+        await stand.expect_replies(1)
+    assert numbers == [1, 2]
 
 
 async def test_other_sessions_go_on_while_one_waits_for_its_next_attempt(stand: Stand) -> None:

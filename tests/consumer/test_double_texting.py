@@ -128,7 +128,6 @@ class TestCollect:
             await member.watcher.expect_settled(3)
         assert await said(stand, "s") == ["wait", "2\n3"]
 
-
     async def test_the_repeat_of_a_refused_one_is_not_taken_along(self, stand: Stand) -> None:
         """Given a turn that was refused for want of room, and that its platform sends again later."""
         act = Waiting()

@@ -257,7 +257,7 @@ async def test_a_refused_turn_can_be_replayed(stand: Stand) -> None:
 
 
 async def test_a_refused_turn_that_is_replayed_waits_however_many_there_are(stand: Stand) -> None:
-    """Given a backlog that is full still: another refusal of the turn is no news, and would leave it without a letter."""
+    """Given a backlog that is full still: refused again, the turn would be left without a letter."""
     async with stand.running({"bad": Broken()}, on_dead=PARK, backlog_size=3):
         await park(stand, behind=4)
         await stand.expect_dead(2)

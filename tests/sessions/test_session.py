@@ -17,7 +17,7 @@ from sdqueue.sessions import (
     TurnOutcome,
 )
 from sdqueue.sessions.conversation import added
-from tests.sessions.stubs import KINDS, Durable, Lazy, ModelDown, NoAssist, Plain, dialog, said, take
+from tests.sessions.stubs import KINDS, Durable, Lazy, ModelDown, Plain, dialog, said, take
 
 
 @pytest.fixture

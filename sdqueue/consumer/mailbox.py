@@ -18,6 +18,7 @@ class Ran(Enum):
     ENDED = auto()
     BEHIND = auto()  # it was not its turn: others of its session wait in the backlog
     PARKED = auto()  # it was not its turn: the session waits for a dead turn to be replayed or discarded
+    ADMITTED = auto()  # it was to be refused and must not be: it belongs into its session's mailbox
 
 
 class Keeper(Protocol):
@@ -289,7 +290,10 @@ class Mailboxes:
         self.running -= 1
         box.running = box.task = None
         if ran is not Ran.ENDED and self._open and not box.dropped:
-            self._not_yet(box, work, ran)
+            if ran is Ran.ADMITTED:
+                self.put(work)
+            else:
+                self._not_yet(box, work, ran)
         if box.keeper is not None:
             box.keeper.serve()
         if box.waiting:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from sdqueue.channels import DoubleTexting, PerChannel
-from sdqueue.errors import StoreUnavailable
+from sdqueue.errors import RecordCorrupt, StoreUnavailable
+from sdqueue.sessions import Deferred
 from tests.consumer.stand import Member, Puppet, Stand, Waiting, failing
 
 SMALL = {"mailbox_size": 4, "prefetch": 10}
@@ -322,6 +323,47 @@ async def test_what_comes_while_a_consumer_stops_does_not_overtake_what_it_has_d
         await stand.expect_reply("s-19")
         await expect_empty(stand, "s")
     assert await said(stand, "s") == ["wait", *numbers(20)]
+
+
+async def test_a_backlog_that_cannot_be_read_costs_its_partition_one_redelivery(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays on the list, and is not tried again with every look."""
+    monkeypatch.setattr("sdqueue.consumer.backlogs.LOOK_S", 0.01)
+    monkeypatch.setattr("sdqueue.consumer.reader.AFTER_ERROR_S", 0.01)
+    damaged = RecordCorrupt("session 's': a turn of its backlog has no message")
+    await stand.store.defer("s", [Deferred("1", b"")], limit=10)
+    async with stand.running() as member:
+        member.faults.arm("take out", *[failing(damaged)] * 100)
+        await member.watcher.expect("internal_error")
+        await member.watcher.expect("queue_lost")
+        looks = 0
+        backlogged = stand.store.backlogged
+
+        async def counted() -> dict[str, str]:
+            nonlocal looks
+            looks += 1
+            member.watcher.changes.wake()
+            return await backlogged()
+
+        monkeypatch.setattr(stand.store, "backlogged", counted)
+        await member.watcher.changes.until(lambda: looks > 20)
+        assert len(member.watcher.of("internal_error")) == len(member.watcher.of("queue_lost")) == 1
+
+
+async def test_a_list_that_cannot_be_read_is_told_and_ends_no_consumer(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def damaged() -> dict[str, str]:
+        raise RecordCorrupt("backlogged/x is damaged: it names no session; remove it")
+
+    monkeypatch.setattr(stand.store, "backlogged", damaged)
+    async with stand.running(**SMALL) as member:
+        (told, *_) = await member.watcher.expect("internal_error")
+        await flood(stand, "s", 20)
+        await stand.expect_reply("s-19")
+    assert "remove it" in told["error"]
+    assert await said(stand, "s") == numbers(20)
 
 
 async def _nothing() -> None:

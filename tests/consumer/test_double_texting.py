@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from sdqueue.channels import DoubleTexting, PerChannel
+from sdqueue.consumer.settlement import Settlement
+from sdqueue.consumer.work import Work
 from sdqueue.errors import StoreUnavailable
 from tests.consumer.stand import Puppet, Stand, Waiting, failing
 
@@ -347,6 +349,34 @@ class TestReject:
             await stand.expect_dead()
         assert {r.kind for r in stand.replies if r.turn_id == "2"} == {"error"}
         assert await said(stand, "s") == ["wait"]
+
+    async def test_one_that_is_let_in_late_does_not_overtake_what_comes_again(
+        self, stand: Stand, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Given a turn that had begun elsewhere, so that it is not refused after all, and a generation that was given
+        up while the store was asked."""
+        await stand.store.begin("s", "2")
+        hit = asyncio.Event()
+        async with stand.running(double_texting=REJECT) as member:
+            run = member.consumer._pipeline.run
+
+            async def fails_once(work: Work) -> Settlement:
+                if not hit.is_set():
+                    await hit.wait()
+                    raise ZeroDivisionError
+                return await run(work)
+
+            monkeypatch.setattr(member.consumer._pipeline, "run", fails_once)
+            refusing = member.faults.freeze("refused")
+            await stand.send("s", "one", id="1")
+            await stand.send("s", "two", id="2")
+            await refusing.expect_reached()
+            hit.set()
+            await member.watcher.expect("internal_error")
+            refusing.go_on.set()
+            await stand.expect_reply("1")
+            await stand.expect_reply("2")
+        assert await said(stand, "s") == ["one", "two"]
 
 
 async def test_each_channel_has_its_own_policy(stand: Stand) -> None:

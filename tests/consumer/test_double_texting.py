@@ -10,7 +10,9 @@ from sdqueue.channels import DoubleTexting, PerChannel
 from sdqueue.consumer.settlement import Settlement
 from sdqueue.consumer.work import Work
 from sdqueue.errors import StoreUnavailable
-from tests.consumer.stand import Puppet, Stand, Waiting, failing
+from sdqueue.messages import DeadTurn
+from sdqueue.sessions import Retention
+from tests.consumer.stand import Act, Puppet, Stand, Waiting, failing
 
 COLLECT = PerChannel(DoubleTexting.COLLECT)
 INTERRUPT = PerChannel(DoubleTexting.INTERRUPT)
@@ -252,6 +254,34 @@ class TestInterrupt:
             await member.watcher.expect_settled(3)
         assert act.cancelled == 0
         assert await said(stand, "s") == ["early", "wait"]
+
+    async def test_a_replay_stops_nothing(self, stand: Stand) -> None:
+        """Given the letter of a turn that its session has forgotten: it is older than what runs."""
+        act = Waiting()
+
+        async def fail_once(agent: Puppet) -> str:
+            if stand.dead:
+                return agent.plain("mended")
+            raise ValueError("no")
+
+        acts: dict[str, Act] = {"wait": act, "bad": fail_once}
+        async with stand.running(acts, double_texting=INTERRUPT, retention=Retention(1, 0.0)) as member:
+            await stand.send("s", "bad", id="1")
+            await stand.expect_dead()
+            await stand.send("s", "hello", id="2")
+            await stand.expect_reply("2")
+            await stand.send("s", "wait", id="3")
+            await act.began.acquire()
+            letter = DeadTurn.from_headers(stand.dead[0].message.headers)
+            headers = letter.replay_headers()
+            await stand.send_raw(stand.dead[0].message.body, "s", message_id=letter.turn_id, headers=headers)
+            await member.watcher.expect("turn_received", 4)
+            for _ in range(20):  # what stops a turn does so before it would answer
+                await asyncio.sleep(0)
+            act.go_on.set()
+            await stand.expect_reply("1")
+        assert act.cancelled == 0
+        assert await said(stand, "s") == ["hello", "wait", "bad"]
 
     async def test_a_control_turn_stops_nothing(self, stand: Stand) -> None:
         act = Waiting()

@@ -85,10 +85,9 @@ class BacklogKeeper:
         """See :class:`~sdqueue.consumer.mailbox.Keeper`."""
         self._mark = mark
         running = self._box.running
-        if running is not None and running.turn is not None and running not in (works := list(works)):
-            for work in (running, *running.taken):
-                self._adopt(work, work.key)
-            works = [running, *running.taken, *works]
+        if running is not None and running.turn is not None:
+            ahead = [self._adopt(work, work.key) for work in (running, *running.taken)]
+            works = [*ahead, *works]
         self._arrived.extend(works)
         self._task = asyncio.create_task(self._run(), name=f"backlog of session {self._session_id}")
 

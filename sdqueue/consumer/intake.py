@@ -56,8 +56,6 @@ class Intake:
             return False
         if self._options.double_texting.of(work.turn.channel) is not DoubleTexting.REJECT:
             return False
-        if box.keeper is not None:
-            return True
         there = [other for other in (box.running, *box.waiting) if other is not None and other.is_message]
         # Its own repeat is not kept off by a turn, but waits, to be answered as the turn was.
         return bool(there) and all(other.turn_id != work.turn_id for other in there)

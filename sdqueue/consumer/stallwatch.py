@@ -17,17 +17,18 @@ EVERY_S: Final = 5.0
 """Seconds between two looks."""
 
 SILENT_S: Final = 30.0
-"""A queue that has messages and delivers none to its owner for so long is stuck: longer than the broker's heartbeat
-takes to give up a consumer that hangs, and that the queue still waits for."""
+"""A queue that has delivered nothing for so long is asked about: longer than the broker takes to give up a consumer
+that hangs."""
 
 
 class StallWatch:
     """Looks at what a consumer has in hand, and at the queues that should give it more.
 
     Told are: a delivery older than a third of the broker's consumer timeout, after which the broker would take the
-    channel away with all that it has; and a queue with messages that has delivered none for 30 seconds while nothing
-    of it is in hand. Such a queue is subscribed anew: the broker may have lost the consumer without saying so. (A
-    blocked event loop is seen by :class:`~sdqueue.consumer.loopwatch.LoopWatch`, from its thread.)
+    channel away with all that it has; and a queue of this consumer that has messages and delivers none, while nothing
+    of it is in hand. If nobody receives it, the broker has lost the consumer without saying so, and it is subscribed
+    anew; else another one hangs with it. (A blocked event loop is seen by
+    :class:`~sdqueue.consumer.loopwatch.LoopWatch`, from its thread.)
 
     Parameters:
         broker: asked how many messages wait.
@@ -58,7 +59,8 @@ class StallWatch:
         self._observer = observer
         self._old_s = consumer_timeout_s / 3
         self._said: dict[int, float] = {}
-        self._since: dict[Subscription, float] = {}
+        self._silent: dict[Subscription, tuple[float, int]] = {}
+        """Since when a queue delivers nothing, and how many messages it had when the broker was asked."""
 
     async def run(self) -> None:
         """Look again and again, until cancelled."""
@@ -92,20 +94,32 @@ class StallWatch:
 
     async def _look_at_queues(self, now: float) -> None:
         in_hand = {id(work.delivery.subscription) for work, _ in self._mailboxes.works()}
-        since: dict[Subscription, float] = {}
+        silent: dict[Subscription, tuple[float, int]] = {}
         for queue, subscription in list(self._queues()):
-            last = max(self._since.get(subscription, now), self._intake.last.get(queue, 0.0))
-            if id(subscription) in in_hand:
-                last = now
-            since[subscription] = last
-            if now - last < SILENT_S:
-                continue
-            try:
-                depth = await self._broker.depth(queue)
-            except BrokerError:
-                continue  # its reader notices too, and says so
-            if depth:
-                self._observer.queue_stalled(queue=queue, depth=depth, seconds=now - last)
+            since, depth = self._silent.get(subscription, (now, 0))
+            if id(subscription) in in_hand or self._intake.last.get(queue, 0.0) > since:
+                since, depth = now, 0
+            if now - since >= SILENT_S:
+                depth = await self._ask(queue, subscription, seconds=now - since, before=depth)
+                since = now
+            silent[subscription] = since, depth
+        self._silent = silent
+
+    async def _ask(self, queue: str, subscription: Subscription, *, seconds: float, before: int) -> int:
+        """Ask the broker about a silent queue; returns how many messages are there.
+
+        Parameters:
+            seconds: how long it was silent.
+            before: how many there were when it was asked last; 0 where that is no news.
+        """
+        try:
+            state = await self._broker.queue_state(queue)
+        except BrokerError:
+            return before  # its reader notices too, and says so
+        lost = state.receivers == 0
+        # Where another consumer receives them, which may well be, they must at least grow fewer.
+        if state.depth and (lost or 0 < before <= state.depth):
+            self._observer.queue_stalled(queue=queue, depth=state.depth, seconds=seconds, lost=lost)
+            if lost:
                 self._give_up(queue, subscription)
-            since[subscription] = now
-        self._since = since
+        return state.depth

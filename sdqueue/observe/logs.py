@@ -138,13 +138,10 @@ class LogObserver(Observer):
             held_by=held_by,
         )
 
-    def queue_stalled(self, *, queue: str, depth: int, seconds: float) -> None:
+    def queue_stalled(self, *, queue: str, depth: int, seconds: float, lost: bool) -> None:
         """A warning."""
-        self._log.warning(
-            "queue has messages and delivers none, subscribing anew: another consumer hangs with it, or the broker has "
-            "lost this one",
-            queue=queue, depth=depth, seconds=round(seconds),
-        )  # fmt: skip
+        why = "nobody receives it, subscribing anew" if lost else "another consumer has it and takes nothing"
+        self._log.warning("queue stalled", queue=queue, depth=depth, seconds=round(seconds), held_by=why)
 
     def internal_error(self, *, session_id: str, turn_id: str, error: str, trace: str) -> None:
         """An error with the trace."""

@@ -115,7 +115,7 @@ class MetricsObserver(Observer):
         """Show it."""
         self._oldest.set(seconds)
 
-    def queue_stalled(self, *, queue: str, depth: int, seconds: float) -> None:
+    def queue_stalled(self, *, queue: str, depth: int, seconds: float, lost: bool) -> None:
         """Count it."""
         self._stalled.labels("queue").inc()
 

@@ -69,8 +69,11 @@ class Observer:
     def oldest_delivery(self, *, seconds: float) -> None:
         """The age of the oldest unacknowledged delivery, every few seconds; 0 where there is none."""
 
-    def queue_stalled(self, *, queue: str, depth: int, seconds: float) -> None:
-        """A queue with ``depth`` messages has delivered none to its owner for ``seconds``; it is subscribed anew."""
+    def queue_stalled(self, *, queue: str, depth: int, seconds: float, lost: bool) -> None:
+        """A queue with ``depth`` messages has delivered none here for ``seconds``.
+
+        ``lost``: nobody receives it, and it is subscribed anew. Else another consumer does, and it gets no shorter.
+        """
 
     def internal_error(self, *, session_id: str, turn_id: str, error: str, trace: str) -> None:
         """A defect of sdqueue itself: the turn is delivered again, with all others of its partition."""

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from sdqueue.brokers import Delivery
 from sdqueue.consumer import stallwatch
 from tests.consumer.stand import Stand, Waiting
 
@@ -71,7 +72,37 @@ async def test_a_queue_that_delivers_nothing_is_told_and_subscribed_anew(stand: 
         await stand.send("s", "hello", id="1")
         assert (await stand.expect_reply("1")).text == "1. hello"
         (event,) = member.watcher.of("queue_stalled")
-    assert (event["queue"], event["depth"]) == (queue, 1)
+    assert (event["queue"], event["depth"], event["lost"]) == (queue, 1, True)
+
+
+async def test_a_queue_that_hangs_with_another_consumer_is_told_and_left_alone(stand: Stand) -> None:
+    """Given one that receives and acknowledges nothing, as a process that was stopped does."""
+    queue = stand.topology.partition_queue(stand.partition("s"))
+    hanging = await stand.broker.subscribe(queue, lambda delivery: None, prefetch=1)
+    for n in "12":
+        await stand.send("s", n, id=n)
+    async with stand.running() as member:
+        (event, *_) = await member.watcher.expect("queue_stalled")
+        assert (event["queue"], event["depth"], event["lost"]) == (queue, 1, False)
+        made = [s for s in member.broker.made if s.queue == queue]
+        await hanging.close()
+        await stand.expect_reply("2")
+    assert len(made) == 1
+
+
+async def test_a_queue_that_another_consumer_empties_is_not_stalled(stand: Stand) -> None:
+    queue = stand.topology.partition_queue(stand.partition("s"))
+    taken: list[Delivery] = []
+    other = await stand.broker.subscribe(queue, taken.append, prefetch=1)
+    for n in range(100):
+        await stand.send("s", str(n))
+    async with stand.running() as member:
+        before = len(member.watcher.of("oldest_delivery"))
+        while len(member.watcher.of("oldest_delivery")) < before + 60:
+            other.ack(taken[-1])
+            await member.watcher.expect("oldest_delivery", len(member.watcher.of("oldest_delivery")) + 2)
+        assert member.watcher.of("queue_stalled") == []
+    await other.close()
 
 
 async def test_a_queue_with_a_turn_that_runs_is_not_stalled(stand: Stand) -> None:

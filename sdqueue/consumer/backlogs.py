@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from sdqueue.brokers import Broker, Subscription
 from sdqueue.consumer.backlog import BacklogKeeper
-from sdqueue.consumer.failure import Refused
+from sdqueue.consumer.failure import Refused, describe, trace_of
 from sdqueue.consumer.mailbox import Mailbox, Mailboxes
 from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.settlement import Settlement, State
 from sdqueue.consumer.settler import Settler
 from sdqueue.consumer.work import Work
-from sdqueue.errors import StoreUnavailable
+from sdqueue.errors import RecordError, StoreUnavailable
 from sdqueue.messages import partition_of
 from sdqueue.observe import Observer
 from sdqueue.sessions import TurnBacklog
 
 LOOK_S: Final = 1.0
 """Seconds between two looks for backlogs that nobody works on."""
+AFTER_FAILURE_S: Final = 60.0
+"""Seconds before a backlog is looked at again that cannot be read: each time costs its partition a redelivery."""
 
 OnFailure = Callable[[str, Subscription, str, str, Exception], None]
 """Told of a defect: queue, subscription, session id, turn id, error."""
@@ -50,6 +53,7 @@ class Backlogs:
         self.options = options
         self._settler = settler
         self._on_failure = on_failure
+        self._failed: dict[str, float] = {}
         self._full = Refused("backlog-full", f"{options.backlog_size} turns of its session wait already")
 
     def keeper(self, box: Mailbox) -> BacklogKeeper:
@@ -66,6 +70,7 @@ class Backlogs:
 
     def failed(self, box: Mailbox, error: Exception) -> None:
         """See :class:`~sdqueue.consumer.backlog.BacklogDesk`."""
+        self._failed[box.session_id] = time.monotonic()
         self._on_failure(box.queue, box.subscription, box.session_id, "", error)
 
     async def watch(
@@ -79,15 +84,22 @@ class Backlogs:
             broker: has the partitions.
         """
         while True:
-            try:
-                listed = await self.store.backlogged()
-            except StoreUnavailable as error:
-                self.observer.backend_away(backend="store", error=str(error))
-                listed = {}
+            listed = await self._listed()
             mine = dict(owned()) if listed else {}
             topology = broker.topology
             for session_id, mark in listed.items():
                 queue = topology.partition_queue(partition_of(session_id, topology.partitions))
-                if queue in mine:
+                if queue in mine and session_id not in self._failed:
                     mailboxes.take_up(mine[queue], queue, session_id, mark)
             await asyncio.sleep(LOOK_S)
+
+    async def _listed(self) -> dict[str, str]:
+        now = time.monotonic()
+        self._failed = {session: at for session, at in self._failed.items() if now - at < AFTER_FAILURE_S}
+        try:
+            return await self.store.backlogged()
+        except StoreUnavailable as error:
+            self.observer.backend_away(backend="store", error=str(error))
+        except RecordError as error:  # backlogs that have deliveries are served all the same
+            self.observer.internal_error(session_id="", turn_id="", error=describe(error), trace=trace_of(error))
+        return {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from sdqueue.channels import DoubleTexting
 from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.work import Work
@@ -41,10 +43,9 @@ async def collect(work: Work, handle: SessionHandle, backlog: TurnBacklog | None
         return room >= 0
 
     work.gather(accept)
-    for position, other in enumerate(work.taken):
-        if not other.delivery.redelivered or backlog is None:
-            continue
-        standing = await backlog.standing(other.session_id, other.turn_id)
-        if standing.refusal is not None:
-            work.disband(first=position)  # it has been answered
-            return
+    if backlog is None or not work.taken:
+        return
+    # The repeat of one that was refused is answered as the first was.
+    standings = await asyncio.gather(*(backlog.standing(other.session_id, other.turn_id) for other in work.taken))
+    refused = (position for position, standing in enumerate(standings) if standing.refusal is not None)
+    work.disband(first=next(refused, len(standings)))

@@ -228,10 +228,10 @@ class Consumer:
         """Take a piece of work to its settlement; the one place where an unexpected error can surface."""
         try:
             if work.refused is not None:
-                if not await self._settler.refuse(work, work.refused):
-                    work.admit()
-                    self._mailboxes.put(work)
-                return Ran.ENDED
+                if await self._settler.refuse(work, work.refused):
+                    return Ran.ENDED
+                work.admit()
+                return Ran.ADMITTED
             settlement = await self._pipeline.run(work)
             if settlement.state is State.DEFERRED:
                 return Ran.PARKED if settlement.parked else Ran.BEHIND  # its keeper settles it, once it is kept

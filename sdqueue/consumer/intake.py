@@ -65,8 +65,8 @@ class Intake:
 
 def interrupt(options: ConsumerOptions, box: Mailbox, work: Work) -> None:
     """Let a turn that joins a mailbox stop those before it, where its channel wants that."""
-    if not work.is_message or work.turn is None:
-        return
+    if work.turn is None or not work.is_message or work.unsorted:
+        return  # what is put back from the dead letters is not newer than what runs
     if options.double_texting.of(work.turn.channel) is not DoubleTexting.INTERRUPT:
         return
     for other in (box.running, *box.waiting):

@@ -18,6 +18,7 @@ class Ran(Enum):
     ENDED = auto()
     BEHIND = auto()  # it was not its turn: others of its session wait in the backlog
     PARKED = auto()  # it was not its turn: the session waits for a dead turn to be replayed or discarded
+    ADMITTED = auto()  # it was to be refused and must not be: it belongs into its session's mailbox
 
 
 class Keeper(Protocol):
@@ -164,7 +165,7 @@ class Mailboxes:
             self.add(box, work)
         elif box.keeper is not None:
             box.keeper.put(work)
-        elif self._keeper is not None and len(box.waiting) >= self._bound:
+        elif self._keeper is not None and self._open and len(box.waiting) >= self._bound:
             self._overflow(box, [*box.waiting, work])
         else:
             self.add(box, work)
@@ -192,7 +193,10 @@ class Mailboxes:
             self._overflow(self._box(subscription, queue, session_id), [], mark)
 
     def close(self) -> None:
-        """Start nothing from now on; what runs goes on."""
+        """Start nothing from now on; what runs goes on.
+
+        What still comes waits to be delivered again. In the backlog it would stand before what was dropped already.
+        """
         self._open = False
         for box in list(self._boxes.values()):
             self._end_keeper(box)
@@ -286,7 +290,10 @@ class Mailboxes:
         self.running -= 1
         box.running = box.task = None
         if ran is not Ran.ENDED and self._open and not box.dropped:
-            self._not_yet(box, work, ran)
+            if ran is Ran.ADMITTED:
+                self.put(work)
+            else:
+                self._not_yet(box, work, ran)
         if box.keeper is not None:
             box.keeper.serve()
         if box.waiting:

@@ -129,6 +129,7 @@ class TurnPipeline:
                 async with self._worker.acquire(turn.session_id, turn_id=turn.id) as handle:
                     early = await self._early_end(work, handle)
                     if early is not None:
+                        handle.withdraw()  # a save would leave this beginning for one that had no end
                         return early
                     work.forget_spent(lambda by: handle.recall(by) is not None)
                     work.check_stopped()
@@ -200,8 +201,8 @@ class TurnPipeline:
     def _completed(self, work: Work, bodies: list[str], *, releases: bool) -> Settlement:
         by = work.answering.turn_id if work.taken else None
         fates = [Settlement(State.SUPERSEDED, (body,), by=by, saved=True) for body in bodies[:-1]]
-        fates.append(Settlement(State.COMPLETED, (bodies[-1],), releases=releases))
-        return replace(fates[0], rest=tuple(zip(work.taken, fates[1:], strict=True)))
+        fates.append(Settlement(State.COMPLETED, (bodies[-1],)))
+        return replace(fates[0], releases=releases, rest=tuple(zip(work.taken, fates[1:], strict=True)))
 
     async def _answer(self, work: Work, handle: SessionHandle) -> TurnResult:
         work.attempts += 1

@@ -83,8 +83,6 @@ class Settler:
         work.stage = f"is being settled as {settlement.state}, and waits for the broker or the store"
         match settlement.state:
             case State.COMPLETED | State.DUPLICATE:
-                if settlement.releases:
-                    await self._release(work)
                 await self._reply(work, settlement)
             case State.SUPERSEDED:
                 await self._reply(work, await self._remember(work, settlement))
@@ -107,6 +105,8 @@ class Settler:
         )
 
     async def _reply(self, work: Work, settlement: Settlement) -> None:
+        if settlement.releases:
+            await self._release(work)
         for body in settlement.replies:
             await self._publisher.reply(work.delivery, body)
 
@@ -156,7 +156,11 @@ class Settler:
                 parks = outcome.state == "dead" and self._worker.backlog is not None
                 if parks and self._options.on_dead.of(work.turn.channel) is OnDead.PARK:
                     handle.park(work.turn_id)
-        return settlement
+                # Stopped when it was replayed, it is dead no more, and nobody has a letter to replay.
+                releases = handle.parked_by == work.turn_id and outcome.state != "dead"
+                if releases:
+                    handle.unpark()
+        return replace(settlement, releases=releases)
 
     async def _until_there(self, call: Callable[..., Awaitable[Answer]], *args: Any, **named: Any) -> Answer:
         """Ask the store, or work on the session, until it can be done."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 from sdqueue.brokers import Broker, Delivery, Topology
 from sdqueue.brokers.topology import MAX_PARTITIONS, Queue
-from sdqueue.consumer.membership import Epoch, Pool
+from sdqueue.consumer.membership import Pool
 from sdqueue.errors import ConfigurationError, ReshardingFailed, TopologyMissing
+from sdqueue.resharding.hold import LOOK_S, Hold, few
 from sdqueue.resharding.mover import Mover, side_by_side
 from sdqueue.resharding.options import ReshardOptions, ReshardReport
 from sdqueue.resharding.plan import Plan, is_plan
@@ -28,9 +28,6 @@ PARALLEL: Final = 8
 ROUNDS: Final = 50
 """So often what has come meanwhile is moved before the keys are bound. Then less than one window of it is left, or
 producers are faster than this; it is in order either way, and only takes longer."""
-
-LOOK_S: Final = 0.1
-"""Pause between two looks for whoever has not let go."""
 
 Say = Callable[[str], None]
 
@@ -69,11 +66,10 @@ class Resharding:
         self._backlog = backlog
         self._pool = pool
         self._options = ReshardOptions() if options is None else options
+        self._consumers = Hold(broker, pool, patience_s=self._options.patience_s)
         self._say = say
         self._namespace = broker.topology.namespace
         self._after = self._topology(partitions)
-        self._epoch: Epoch | None = None
-        self._held_since = 0.0
 
     async def run(self) -> ReshardReport:
         """Do it.
@@ -87,7 +83,7 @@ class Resharding:
         begun = await self._has_begun()
         if not begun:
             if present == self._after.partitions:
-                return ReshardReport(present, present, resumed=await self._say_so())
+                return ReshardReport(present, present, resumed=await self._consumers.end_forgotten(present))
             await self._check_beginning(present)
         await self._broker.declare([Queue(self._after.resharding)])
         async with self._stretch(self._after.resharding, prefetch=PLAN_PREFETCH) as aside:
@@ -105,8 +101,8 @@ class Resharding:
         await self._remove(self._after.resharding)
         self._broker.topology = self._after
         await self._broker.apply()
-        await self._let_on()
-        held_s = time.monotonic() - self._held_since
+        await self._consumers.end(self._after.partitions)
+        held_s = time.monotonic() - self._consumers.began_at
         moved = mover.moved
         return ReshardReport(plan.before, plan.after, moved.kept, moved.passed_on, held_s, resumed=begun)
 
@@ -161,9 +157,9 @@ class Resharding:
                 f"{waiting} turns wait in the queues, and all of them would go to the store; let the consumers work "
                 f"off some of them, or say --at-most {waiting} if the store has room"
             )
-        if self._pool is None and (busy := await self._busy(topology.turn_queues)):
+        if self._pool is None and (busy := await self._consumers.busy(topology.turn_queues)):
             raise ReshardingFailed(
-                f"consumers are at work: {_few(busy)} are being read. Without Redis they cannot be told of another "
+                f"consumers are at work: {few(busy)} are being read. Without Redis they cannot be told of another "
                 "number of partitions; stop them and run the same command again"
             )
 
@@ -185,61 +181,14 @@ class Resharding:
 
     async def _hold(self, aside: Stretch, plan: Plan, kept: list[Delivery], *, resumed: bool) -> None:
         """Have all consumers let go of all queues."""
-        self._held_since = time.monotonic()
-        seen = (await self._pool.look()).epoch if self._pool is not None else None
+        self._say("waiting for the consumers to let go of all queues")
         try:
-            if self._pool is not None:
-                await self._announce(seen, Epoch(plan.before, plan.after, secrets.token_hex(4)))
-            await self._wait_until_free(self._topology(max(plan.before, plan.after)))
+            await self._consumers.begin(plan.before, plan.after)
+            await self._consumers.wait(self._topology(max(plan.before, plan.after)).turn_queues)
         except BaseException:
             if not resumed:
                 await asyncio.shield(self._call_off(aside, plan, kept))
             raise
-
-    async def _announce(self, seen: Epoch | None, epoch: Epoch) -> None:
-        assert self._pool is not None
-        if not await self._pool.advance(seen, epoch):
-            raise ReshardingFailed(
-                "somebody else has changed what the consumers are told of the partitions, probably another "
-                "`sdqueue topology reshard`; look what it does before you run this one again"
-            )
-        self._epoch = epoch
-
-    async def _wait_until_free(self, topology: Topology) -> None:
-        deadline = time.monotonic() + self._options.patience_s
-        self._say("waiting for the consumers to let go of all queues")
-        while True:
-            holders = await self._holders()
-            busy = [] if holders else await self._busy(topology.turn_queues)
-            if not (holders or busy):
-                return
-            if time.monotonic() > deadline:
-                who = f"consumers {_few(holders)} have not let go" if holders else f"{_few(busy)} are still being read"
-                raise ReshardingFailed(
-                    f"{who} after {self._options.patience_s:g} s; stop what hangs, or wait longer with --timeout"
-                )
-            await asyncio.sleep(LOOK_S)
-
-    async def _holders(self) -> list[str]:
-        """Members of the pool that have not said that they have let go."""
-        if self._pool is None or self._epoch is None:
-            return []
-        sighting = await self._pool.look()
-        return sorted(member for member, seen in sighting.members.items() if seen.says.holds != self._epoch.by)
-
-    async def _busy(self, queues: Iterable[str]) -> list[str]:
-        places = asyncio.Semaphore(PARALLEL)
-
-        async def is_busy(queue: str) -> bool:
-            async with places:
-                try:
-                    return (await self._broker.queue_state(queue)).receivers > 0
-                except TopologyMissing:
-                    return False  # not declared yet, or removed already
-
-        names = list(queues)
-        answers = await side_by_side(map(is_busy, names))
-        return [queue for queue, busy in zip(names, answers, strict=True) if busy]
 
     async def _call_off(self, aside: Stretch, plan: Plan, kept: list[Delivery]) -> None:
         """Nothing was moved yet: let everything go on as before."""
@@ -248,25 +197,7 @@ class Resharding:
         await aside.reopen()
         await aside.close()
         await self._remove(self._after.resharding)
-        if self._pool is not None and self._epoch is not None:
-            await self._announce(self._epoch, Epoch(plan.before))
-
-    async def _let_on(self) -> None:
-        """Tell the consumers that they may go on."""
-        if self._pool is None:
-            return
-        done = Epoch(self._after.partitions)
-        # Redis may have been emptied in the middle; consumers still hold then.
-        if not await self._pool.advance(None, done):
-            await self._announce(self._epoch, done)
-
-    async def _say_so(self) -> bool:
-        """Let the consumers go on where everything has been done, and only the last word was not said."""
-        self._epoch = (await self._pool.look()).epoch if self._pool is not None else None
-        if self._epoch is None or self._epoch.target is None:
-            return False
-        await self._let_on()
-        return True
+        await self._consumers.end(plan.before)
 
     # Moving
 
@@ -340,8 +271,3 @@ class Resharding:
 
     def _topology(self, partitions: int) -> Topology:
         return Topology(self._namespace, partitions)
-
-
-def _few(names: list[str]) -> str:
-    shown = ", ".join(names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"

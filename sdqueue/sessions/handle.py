@@ -58,6 +58,7 @@ class SessionHandle:
         self._agent_state = self.record.agent_state
         self._stream: TurnStream | None = None
         self._open = True
+        self._withdrawn = False
         self._turned = False
         self._notes: list[str] = []  # taken by the agent, but not to be seen in its conversation before it answers
         self._blank = self._changed = not self.record.stored.version
@@ -211,11 +212,6 @@ class SessionHandle:
         self._check_open()
         self._parked_by, self._changed = None, True
 
-    @property
-    def superseded_by(self) -> frozenset[str]:
-        """The ids of turns that have stopped another one already."""
-        return frozenset(o.by for o in self.ring.outcomes.values() if o.by is not None)
-
     def adopt(self, agent: Any) -> None:
         """Go on with another agent, which has answered a turn of this session elsewhere.
 
@@ -226,6 +222,11 @@ class SessionHandle:
         self._use(agent)
         self._turned = True
 
+    def withdraw(self) -> None:
+        """End the block as if it had not begun: where the session is new, it is not created."""
+        if not self.record.stored.version:
+            self._withdrawn, self._agent = True, None
+
     async def finish(self) -> SessionRecord | None:
         """End the block well. For whoever made the handle.
 
@@ -235,7 +236,7 @@ class SessionHandle:
         try:
             await self._end_stream()
             self._take_over()
-            return self._next_record()
+            return None if self._withdrawn else self._next_record()
         finally:
             self._open = False
 

@@ -350,7 +350,7 @@ def test_free_pages_are_given_back(path: Path) -> None:
     ledger.open()
     try:
         with ledger.transaction(durable=True):
-            ledger.apply()
+            ledger.apply(TOPOLOGY)
             for _ in range(400):
                 ledger.publish("", QUEUE, "[]", bytes(20_000))
         with ledger.transaction(durable=False):
@@ -386,7 +386,7 @@ def test_a_transaction_that_fails_leaves_the_ledger_as_it_was(path: Path) -> Non
     ledger.open()
     try:
         with ledger.transaction(durable=True):
-            ledger.apply()
+            ledger.apply(TOPOLOGY)
             ledger.subscribe(handle, prefetch=2)
             ledger.claim()
         for _ in range(3):

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from sdqueue.channels import DoubleTexting, PerChannel
-from sdqueue.errors import StoreUnavailable
+from sdqueue.errors import RecordCorrupt, StoreUnavailable
+from sdqueue.sessions import Deferred
 from tests.consumer.stand import Member, Puppet, Stand, Waiting, failing
 
 SMALL = {"mailbox_size": 4, "prefetch": 10}
@@ -272,6 +273,97 @@ async def test_deliveries_that_were_taken_along_and_sent_back_are_settled(stand:
         held = [delivery for made in member.broker.made for delivery in made._unacked]
     assert held == []
     assert "\n".join(await said(stand, "s")).split("\n") == numbers(7)
+
+
+async def test_a_turn_sent_behind_others_of_a_new_session_has_not_begun(stand: Stand) -> None:
+    """Given a session that no turn has ended in yet. Beginnings without an end make a turn a suspect."""
+    act = Waiting()
+    member = stand.member({"wait": act}, grace_s=0.0, **SMALL)
+    async with stand.started(member):
+        await stand.send("s", "wait", id="s-first")
+        await act.began.acquire()
+        await flood(stand, "s", 8)
+        await member.watcher.changes.until(lambda: len(member.watcher.settled) == 8)
+        running = next(work for work, runs in member.consumer._mailboxes.works() if runs)
+        running.delivery.subscription.ack(running.delivery)
+        member.cut_off()
+        member.stop_at_once()
+    begun = stand.begun("s")
+    await flood(stand, "s", 1, 8)
+    member = stand.member({"wait": act}, **SMALL)
+    deferring = member.faults.freeze("defer")
+    async with stand.started(member):
+        await deferring.expect_reached()
+        assert (stand.begun("s"), await stand.store.load("s")) == (begun, None)
+        deferring.go_on.set()
+        act.go_on.set()
+        await stand.expect_reply("s-8")
+    assert await said(stand, "s") == ["wait", *numbers(9)]
+
+
+async def test_what_comes_while_a_consumer_stops_does_not_overtake_what_it_has_dropped(stand: Stand) -> None:
+    """Given turns that wait and are dropped, to be delivered again, and neighbours whose ends let more of them come."""
+    act, others = Waiting(), Waiting()
+    there = (name for name in (f"n{n}" for n in range(1000)) if stand.partition(name) == stand.partition("s"))
+    neighbours = [next(there) for _ in range(6)]
+    member = stand.member({"wait": act, "other": others}, **SMALL)
+    async with stand.started(member):
+        await stand.send("s", "wait", id="s-first")
+        for name in neighbours:
+            await stand.send(name, "other", id=name)
+        await act.began.acquire()
+        await flood(stand, "s", 20)
+        await member.watcher.expect("turn_received", 10)
+        member.stop()
+        await member.watcher.changes.until(lambda: not member.consumer._mailboxes.waiting)
+        others.go_on.set()
+        await member.watcher.expect("turn_received", 16)
+        act.go_on.set()
+    async with stand.running(**SMALL):
+        await stand.expect_reply("s-19")
+        await expect_empty(stand, "s")
+    assert await said(stand, "s") == ["wait", *numbers(20)]
+
+
+async def test_a_backlog_that_cannot_be_read_costs_its_partition_one_redelivery(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stays on the list, and is not tried again with every look."""
+    monkeypatch.setattr("sdqueue.consumer.backlogs.LOOK_S", 0.01)
+    monkeypatch.setattr("sdqueue.consumer.reader.AFTER_ERROR_S", 0.01)
+    damaged = RecordCorrupt("session 's': a turn of its backlog has no message")
+    await stand.store.defer("s", [Deferred("1", b"")], limit=10)
+    async with stand.running() as member:
+        member.faults.arm("take out", *[failing(damaged)] * 100)
+        await member.watcher.expect("internal_error")
+        await member.watcher.expect("queue_lost")
+        looks = 0
+        backlogged = stand.store.backlogged
+
+        async def counted() -> dict[str, str]:
+            nonlocal looks
+            looks += 1
+            member.watcher.changes.wake()
+            return await backlogged()
+
+        monkeypatch.setattr(stand.store, "backlogged", counted)
+        await member.watcher.changes.until(lambda: looks > 20)
+        assert len(member.watcher.of("internal_error")) == len(member.watcher.of("queue_lost")) == 1
+
+
+async def test_a_list_that_cannot_be_read_is_told_and_ends_no_consumer(
+    stand: Stand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def damaged() -> dict[str, str]:
+        raise RecordCorrupt("backlogged/x is damaged: it names no session; remove it")
+
+    monkeypatch.setattr(stand.store, "backlogged", damaged)
+    async with stand.running(**SMALL) as member:
+        (told, *_) = await member.watcher.expect("internal_error")
+        await flood(stand, "s", 20)
+        await stand.expect_reply("s-19")
+    assert "remove it" in told["error"]
+    assert await said(stand, "s") == numbers(20)
 
 
 async def _nothing() -> None:

@@ -7,8 +7,12 @@ import asyncio
 import pytest
 
 from sdqueue.channels import DoubleTexting, PerChannel
+from sdqueue.consumer.settlement import Settlement
+from sdqueue.consumer.work import Work
 from sdqueue.errors import StoreUnavailable
-from tests.consumer.stand import Puppet, Stand, Waiting, failing
+from sdqueue.messages import DeadTurn
+from sdqueue.sessions import Retention
+from tests.consumer.stand import Act, Puppet, Stand, Waiting, failing
 
 COLLECT = PerChannel(DoubleTexting.COLLECT)
 INTERRUPT = PerChannel(DoubleTexting.INTERRUPT)
@@ -149,6 +153,56 @@ class TestCollect:
             await member.watcher.expect_settled(3)
         assert await said(stand, "s") == ["wait", "2\n3"]
 
+    async def test_the_repeat_of_a_refused_one_is_not_taken_along(self, stand: Stand) -> None:
+        """Given a turn that was refused for want of room, and that its platform sends again later."""
+        act = Waiting()
+        options = {"double_texting": COLLECT, "mailbox_size": 1, "backlog_size": 2}
+        async with stand.running({"wait": act}, **options):
+            await stand.send("s", "wait", id="1")
+            await act.began.acquire()
+            for n in "23":
+                await stand.send("s", n, id=n)
+            refused = await stand.expect_reply("3", kind="error")
+            act.go_on.set()
+            await stand.expect_reply("2")
+        assert refused.metadata["reason"] == "backlog-full"
+        async with stand.running({"wait": act}, double_texting=COLLECT) as member:
+            act.go_on.clear()
+            await stand.send("s", "wait", id="6")
+            await act.began.acquire()
+            for n in "7389":
+                await stand.send("s", n, id=n)
+            await member.watcher.expect("turn_received", 5)
+            act.go_on.set()
+            await member.watcher.expect_settled(5)
+        assert {r.model_dump_json() for r in stand.replies if r.turn_id == "3"} == {refused.model_dump_json()}
+        assert "3" not in "\n".join(await said(stand, "s")).split("\n")
+
+    async def test_those_behind_a_backlog_are_not_taken_along_before_it(self, stand: Stand) -> None:
+        """Given a consumer that died with its running turn in front of a backlog: that one comes again, and others,
+        before anybody has looked at what is between them."""
+        act = Waiting()
+        member = stand.member({"wait": act}, double_texting=COLLECT, mailbox_size=2, grace_s=0.0)
+        async with stand.started(member):
+            await stand.send("s", "wait", id="1")
+            await act.began.acquire()
+            for n in "2345":
+                await stand.send("s", n, id=n)
+            await member.watcher.expect("turn_settled", 4)  # deferred
+            member.cut_off()
+            member.stop_at_once()
+        act.go_on.set()
+        for n in "67":
+            await stand.send("s", n, id=n)
+        member = stand.member({"wait": act}, double_texting=COLLECT)
+        loading = member.faults.freeze("load")
+        async with stand.started(member):
+            await loading.expect_reached()
+            await member.watcher.expect("turn_received", 3)
+            loading.go_on.set()
+            await stand.expect_reply("7")
+        assert "\n".join(await said(stand, "s")).split("\n") == ["wait", *"234567"]
+
 
 class TestInterrupt:
     async def test_the_running_turn_is_stopped_and_nothing_of_it_is_saved(self, stand: Stand) -> None:
@@ -200,6 +254,34 @@ class TestInterrupt:
             await member.watcher.expect_settled(3)
         assert act.cancelled == 0
         assert await said(stand, "s") == ["early", "wait"]
+
+    async def test_a_replay_stops_nothing(self, stand: Stand) -> None:
+        """Given the letter of a turn that its session has forgotten: it is older than what runs."""
+        act = Waiting()
+
+        async def fail_once(agent: Puppet) -> str:
+            if stand.dead:
+                return agent.plain("mended")
+            raise ValueError("no")
+
+        acts: dict[str, Act] = {"wait": act, "bad": fail_once}
+        async with stand.running(acts, double_texting=INTERRUPT, retention=Retention(1, 0.0)) as member:
+            await stand.send("s", "bad", id="1")
+            await stand.expect_dead()
+            await stand.send("s", "hello", id="2")
+            await stand.expect_reply("2")
+            await stand.send("s", "wait", id="3")
+            await act.began.acquire()
+            letter = DeadTurn.from_headers(stand.dead[0].message.headers)
+            headers = letter.replay_headers()
+            await stand.send_raw(stand.dead[0].message.body, "s", message_id=letter.turn_id, headers=headers)
+            await member.watcher.expect("turn_received", 4)
+            for _ in range(20):  # what stops a turn does so before it would answer
+                await asyncio.sleep(0)
+            act.go_on.set()
+            await stand.expect_reply("1")
+        assert act.cancelled == 0
+        assert await said(stand, "s") == ["hello", "wait", "bad"]
 
     async def test_a_control_turn_stops_nothing(self, stand: Stand) -> None:
         act = Waiting()
@@ -297,6 +379,34 @@ class TestReject:
             await stand.expect_dead()
         assert {r.kind for r in stand.replies if r.turn_id == "2"} == {"error"}
         assert await said(stand, "s") == ["wait"]
+
+    async def test_one_that_is_let_in_late_does_not_overtake_what_comes_again(
+        self, stand: Stand, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Given a turn that had begun elsewhere, so that it is not refused after all, and a generation that was given
+        up while the store was asked."""
+        await stand.store.begin("s", "2")
+        hit = asyncio.Event()
+        async with stand.running(double_texting=REJECT) as member:
+            run = member.consumer._pipeline.run
+
+            async def fails_once(work: Work) -> Settlement:
+                if not hit.is_set():
+                    await hit.wait()
+                    raise ZeroDivisionError
+                return await run(work)
+
+            monkeypatch.setattr(member.consumer._pipeline, "run", fails_once)
+            refusing = member.faults.freeze("refused")
+            await stand.send("s", "one", id="1")
+            await stand.send("s", "two", id="2")
+            await refusing.expect_reached()
+            hit.set()
+            await member.watcher.expect("internal_error")
+            refusing.go_on.set()
+            await stand.expect_reply("1")
+            await stand.expect_reply("2")
+        assert await said(stand, "s") == ["one", "two"]
 
 
 async def test_each_channel_has_its_own_policy(stand: Stand) -> None:

@@ -24,7 +24,7 @@ from sdqueue.consumer.membership import (
     RedisPool,
     Sighting,
 )
-from sdqueue.consumer.membership.beating import LIFE_S, Announcements, BeatingMembership
+from sdqueue.consumer.membership.beating import BEAT_S, LIFE_S, Announcements, BeatingMembership
 from sdqueue.errors import StoreUnavailable
 from tests.consumer.stand import PATIENCE_S
 from tests.servers.redis import LocalRedis
@@ -143,6 +143,18 @@ def test_an_announcement_is_read_as_far_as_its_queues_are_known() -> None:
     everything = Announcement(frozenset(f"q{n}" for n in range(300)), leaving=True)
     assert many.read(many.write(everything)) == everything
     assert few.read("0:0") == Announcement()
+    for held in (Announcement(losses=1, holds="1c9b"), Announcement(frozenset({"q1"}), 0, leaving=True, holds="1c9b")):
+        assert few.read(few.write(held)) == held
+
+
+async def test_a_member_looks_more_often_while_all_wait_for_the_word_to_go_on() -> None:
+    pool = MemoryPool()
+    async with looking(MemoryMembership(pool, ["q0"], name="a")) as a:
+        await a.until(lambda s: s.members)
+        pool.epoch = Epoch(1, 2, "x").write()
+        held = await a.until(lambda s: s.epoch)
+        next_one = await a.until(lambda s: s.at > held.at)
+        assert next_one.at - held.at < BEAT_S
 
 
 # Redis

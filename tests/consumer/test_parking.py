@@ -101,6 +101,52 @@ async def test_a_replay_that_dies_too_leaves_it_parked_for_the_next(stand: Stand
     assert await said(stand, "s") == ["bad", "later 0", "later 1", "later 2"]
 
 
+async def test_a_replay_that_is_cancelled_lets_the_others_run(stand: Stand) -> None:
+    """It is dead no more, so there is nothing left to replay."""
+    broken, act = Broken(), Waiting()
+
+    async def once_more(agent: Puppet) -> str:
+        return await (act if broken.mended else broken)(agent)
+
+    async with stand.running({"bad": once_more}, on_dead=PARK):
+        await park(stand)
+        await expect_parked(stand, 3)
+        broken.mended = True
+        await replay(stand)
+        await act.began.acquire()
+        await stand.send("s", "stop", id="stop", kind="cancel")
+        await stand.expect_reply("stop")
+    assert {r.metadata["superseded_by"] for r in stand.replies if r.id == "bad:1"} == {"stop"}
+    assert (await stand.record("s")).parked_by is None
+    assert await said(stand, "s") == ["later 0", "later 1", "later 2"]
+
+
+@pytest.mark.parametrize("point", ["save", "saved", "enlist", "enlisted", "reply", "reply confirmed"])
+async def test_a_crash_while_its_replay_is_cancelled_lets_none_wait_for_ever(stand: Stand, point: str) -> None:
+    broken, act = Broken(), Waiting()
+
+    async def once_more(agent: Puppet) -> str:
+        return await (act if broken.mended else broken)(agent)
+
+    member = stand.member({"bad": once_more}, on_dead=PARK, grace_s=0.0)
+    async with stand.started(member):
+        await park(stand)
+        await expect_parked(stand, 3)
+        broken.mended = True
+        await replay(stand)
+        await act.began.acquire()
+        fault = member.faults.freeze(point)
+        await stand.send("s", kind="cancel", id="stop")
+        await fault.expect_reached()
+        member.cut_off()
+        member.stop_at_once()
+    act.go_on.set()
+    async with stand.running({"bad": once_more}, on_dead=PARK):
+        await stand.expect_reply("stop")
+    assert [text for text in await said(stand, "s") if text != "bad"] == ["later 0", "later 1", "later 2"]
+    assert len({r.model_dump_json() for r in stand.replies if r.id == "bad:1"}) == 1
+
+
 async def test_a_discarded_one_lets_the_others_run(stand: Stand) -> None:
     async with stand.running({"bad": Broken()}, on_dead=PARK):
         await park(stand)
@@ -211,7 +257,7 @@ async def test_a_refused_turn_can_be_replayed(stand: Stand) -> None:
 
 
 async def test_a_refused_turn_that_is_replayed_waits_however_many_there_are(stand: Stand) -> None:
-    """Given a backlog that is full still: another refusal is no news, and would leave the turn without a letter."""
+    """Given a backlog that is full still: refused again, the turn would be left without a letter."""
     async with stand.running({"bad": Broken()}, on_dead=PARK, backlog_size=3):
         await park(stand, behind=4)
         await stand.expect_dead(2)

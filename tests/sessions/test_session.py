@@ -17,7 +17,7 @@ from sdqueue.sessions import (
     TurnOutcome,
 )
 from sdqueue.sessions.conversation import added
-from tests.sessions.stubs import KINDS, Durable, Lazy, ModelDown, NoAssist, Plain, dialog, said, take
+from tests.sessions.stubs import KINDS, Durable, Lazy, ModelDown, Plain, dialog, said, take
 
 
 @pytest.fixture
@@ -343,11 +343,21 @@ async def test_an_adopted_agents_state_is_saved(store: InMemorySessionStore) -> 
     assert record.agent_state == {"texts": ["one"]}
 
 
-def test_who_stopped_whom_is_remembered() -> None:
-    handle = SessionHandle(Session("s"), NoAssist())
-    handle.remember(TurnOutcome("a", 1.0, (), "superseded", by="b"), Retention())
-    handle.remember(TurnOutcome("c", 2.0, ()), Retention())
-    assert handle.superseded_by == {"b"}
+async def test_who_withdraws_creates_no_session_and_takes_a_beginning_back(store: InMemorySessionStore) -> None:
+    worker = SessionWorker(agent_factory=Plain, store=store)
+    async with worker.acquire("s", turn_id="t") as handle:
+        assert handle.begun == 1
+        handle.withdraw()
+    assert await store.load("s") is None
+    async with worker.acquire("s", turn_id="t") as handle:
+        assert handle.begun == 1
+        await handle.turn("one")
+    assert await said(store) == dialog("one")
+    async with worker.acquire("s") as handle:
+        agent = handle.agent
+        handle.withdraw()
+    async with worker.acquire("s") as handle:
+        assert handle.agent is agent, "an agent that is in its session's state was thrown away"
 
 
 def test_messages_added_are_found_also_where_the_oldest_were_dropped() -> None:

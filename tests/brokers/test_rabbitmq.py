@@ -12,7 +12,7 @@ from sdqueue.brokers.broker import Broker, Message, Subscription
 from sdqueue.brokers.rabbitmq import RabbitMQBroker, RabbitMQSubscription
 from sdqueue.brokers.rabbitmq.wire import ack_frame
 from sdqueue.brokers.topology import Topology
-from sdqueue.errors import ConfigurationError, Unroutable
+from sdqueue.errors import ConfigurationError, TopologyMissing, Unroutable
 from sdqueue.testing.brokers import BrokerSuite, Inbox, MakeBroker
 
 pytestmark = pytest.mark.rabbitmq
@@ -70,6 +70,27 @@ async def test_a_deleted_queue_ends_its_subscription(
     assert "cancelled" in reason
     subscription.ack(inbox.deliveries[0])
     await subscription.close()
+
+
+async def test_who_comes_as_the_queue_goes_costs_no_other_subscription(
+    broker: Broker, topology: Topology, admin: aiormq.abc.AbstractChannel
+) -> None:
+    """A subscription of a queue that is being deleted is made again at once, as consumers do it."""
+    inbox = Inbox(acks=True)
+    other = await broker.subscribe(topology.partition_queue(1), inbox, prefetch=5)
+    lost = asyncio.create_task(other.wait_lost())
+    for _ in range(6):
+        subscription = await broker.subscribe(topology.partition_queue(0), Inbox(), prefetch=5)
+        deleting = asyncio.create_task(admin.queue_delete(topology.partition_queue(0)))
+        async with asyncio.timeout(10):
+            await subscription.wait_lost()
+        for _ in range(5):
+            with pytest.raises(TopologyMissing):
+                await broker.subscribe(topology.partition_queue(0), Inbox(), prefetch=5)
+        await deleting
+        await broker.apply()
+    assert not lost.done()
+    lost.cancel()
 
 
 async def test_a_callback_that_raises_costs_its_own_subscription_only(broker: Broker, topology: Topology) -> None:

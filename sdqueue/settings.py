@@ -41,7 +41,7 @@ class Settings(BaseSettings):
 
     broker_url: str = Field(
         default="sqlite:///.sdqueue/broker.db",
-        description="Where turns and replies travel: amqp://, amqps://, sqlite:///path.db or memory://.",
+        description="Where turns and replies travel: amqp:// or amqps:// (several hosts: a,b,c), sqlite:///path.db or memory://.",
     )
     store_url: str = Field(
         default="sqlite:///.sdqueue/sessions.db",

@@ -11,7 +11,7 @@ import pytest
 from sdqueue.backends import default_lock_url, open_broker, open_locks, open_store, opened_sessions, path_of
 from sdqueue.errors import ConfigurationError
 from sdqueue.settings import Settings
-from sdqueue.urls import mask
+from sdqueue.urls import each_host, mask
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +104,8 @@ def test_an_argument_that_is_no_setting_is_refused() -> None:
         ("broker_url", "amqp://", "needs a host"),
         ("broker_url", "amqp://user:pa/ss@rabbit:5672", "special characters of a password"),
         ("broker_url", "amqp://rabbit:99999", "port number"),
+        ("broker_url", "amqp://a:5672,b:x/vhost", "port number"),
+        ("broker_url", "amqp://a,,b", "needs a host"),
         ("broker_url", "memory://x", "takes nothing after it"),
         ("broker_url", "sqlite://turns.db", "needs a path"),
         ("store_url", "sqlite:///", "needs a path"),
@@ -143,6 +145,23 @@ def test_store_urls_that_work(url: str) -> None:
     assert Settings.load(store_url=url).store_url == url
 
 
+@pytest.mark.parametrize(
+    ("url", "each"),
+    [
+        ("amqp://rabbit", ["amqp://rabbit"]),
+        (
+            "amqp://u:p%2Cw@a:1,b:2/v?heartbeat=5",
+            ["amqp://u:p%2Cw@a:1/v?heartbeat=5", "amqp://u:p%2Cw@b:2/v?heartbeat=5"],
+        ),
+        ("amqps://[::1]:1,b", ["amqps://[::1]:1", "amqps://b"]),
+        ("amqp://a,b?heartbeat=1,2", ["amqp://a?heartbeat=1,2", "amqp://b?heartbeat=1,2"]),
+    ],
+)
+def test_several_hosts_are_a_url_each(url: str, each: list[str]) -> None:
+    assert Settings.load(broker_url=url).broker_url == url
+    assert each_host(url) == each
+
+
 def test_a_store_that_ends_with_its_process_does_not_fit_a_broker_that_outlives_it() -> None:
     with pytest.raises(ConfigurationError, match="acknowledged turns would be forgotten") as raised:
         Settings.load(store_url="memory://", broker_url="amqp://u:secret@rabbit")
@@ -154,6 +173,7 @@ def test_a_store_that_ends_with_its_process_does_not_fit_a_broker_that_outlives_
     ("url", "shown"),
     [
         ("amqp://user:secret@rabbit:5672/%2F", "amqp://user:***@rabbit:5672/%2F"),
+        ("amqp://user:secret@a:1,b:2/v", "amqp://user:***@a:1,b:2/v"),
         ("amqp://user:sec/ret@rabbit", "amqp://user:***@rabbit"),
         ("amqp://user:se@cret@rabbit", "amqp://user:***@rabbit"),
         ("redis://:secret@[::1]:6379/0", "redis://:***@[::1]:6379/0"),

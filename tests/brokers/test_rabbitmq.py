@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import cast
+from urllib.parse import urlsplit
 
 import aiormq
 import pytest
@@ -12,8 +13,9 @@ from sdqueue.brokers.broker import Broker, Message, Subscription
 from sdqueue.brokers.rabbitmq import RabbitMQBroker, RabbitMQSubscription
 from sdqueue.brokers.rabbitmq.wire import ack_frame
 from sdqueue.brokers.topology import Topology
-from sdqueue.errors import ConfigurationError, Unroutable
+from sdqueue.errors import BrokerUnavailable, ConfigurationError, TopologyMissing, Unroutable
 from sdqueue.testing.brokers import BrokerSuite, Inbox, MakeBroker
+from tests.servers.process import free_port
 
 pytestmark = pytest.mark.rabbitmq
 
@@ -56,6 +58,24 @@ def test_an_address_of_something_else_is_refused_at_once(url: str) -> None:
         RabbitMQBroker(url, Topology("x"))
 
 
+async def test_of_several_hosts_the_first_that_answers_is_taken(amqp_url: str, topology: Topology) -> None:
+    """Each broker begins with any of them, so some meet the dead one first."""
+    alive = urlsplit(amqp_url).netloc.rpartition("@")[2]
+    url = amqp_url.replace(alive, f"127.0.0.1:{free_port()},{alive},127.0.0.1:{free_port()}")
+    for _ in range(6):
+        async with RabbitMQBroker(url, topology) as broker:
+            assert (await broker.describe()).startswith("RabbitMQ ")
+
+
+async def test_of_several_hosts_each_is_named_with_what_it_said(topology: Topology) -> None:
+    ports = free_port(), free_port()
+    async with RabbitMQBroker(f"amqp://u:secret@127.0.0.1:{ports[0]},127.0.0.1:{ports[1]}/", topology) as broker:
+        with pytest.raises(BrokerUnavailable) as caught:
+            await broker.describe(timeout=1)
+    assert all(f"127.0.0.1:{port}: " in str(caught.value) for port in ports)
+    assert "secret" not in str(caught.value)
+
+
 async def test_a_deleted_queue_ends_its_subscription(
     broker: Broker, topology: Topology, admin: aiormq.abc.AbstractChannel
 ) -> None:
@@ -70,6 +90,27 @@ async def test_a_deleted_queue_ends_its_subscription(
     assert "cancelled" in reason
     subscription.ack(inbox.deliveries[0])
     await subscription.close()
+
+
+async def test_who_comes_as_the_queue_goes_costs_no_other_subscription(
+    broker: Broker, topology: Topology, admin: aiormq.abc.AbstractChannel
+) -> None:
+    """A subscription of a queue that is being deleted is made again at once, as consumers do it."""
+    inbox = Inbox(acks=True)
+    other = await broker.subscribe(topology.partition_queue(1), inbox, prefetch=5)
+    lost = asyncio.create_task(other.wait_lost())
+    for _ in range(6):
+        subscription = await broker.subscribe(topology.partition_queue(0), Inbox(), prefetch=5)
+        deleting = asyncio.create_task(admin.queue_delete(topology.partition_queue(0)))
+        async with asyncio.timeout(10):
+            await subscription.wait_lost()
+        for _ in range(5):
+            with pytest.raises(TopologyMissing):
+                await broker.subscribe(topology.partition_queue(0), Inbox(), prefetch=5)
+        await deleting
+        await broker.apply()
+    assert not lost.done()
+    lost.cancel()
 
 
 async def test_a_callback_that_raises_costs_its_own_subscription_only(broker: Broker, topology: Topology) -> None:

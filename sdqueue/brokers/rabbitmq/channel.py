@@ -43,6 +43,10 @@ class ChannelLost(Exception):
         self.code = code
 
 
+class ConsumerCancelled(ChannelLost):
+    """The broker has cancelled the consumer, and the channel was closed for that."""
+
+
 OnDeliver = Callable[[spec.Basic.Deliver, spec.Basic.Properties, bytes], None]
 OnReturn = Callable[[spec.Basic.Return, spec.Basic.Properties], None]
 OnConfirm = Callable[[int, bool, bool], None]
@@ -162,15 +166,15 @@ class Channel:
             self._take(item[1])
         except Exception as error:  # a broken callback costs its channel, not the whole connection
             log.exception("channel %d of %s: a callback failed", self.number, self.connection.name)
-            self._give_up(f"a callback failed: {error!r}")
+            self._give_up(ChannelLost(f"a callback failed: {error!r}"))
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self, error: ChannelLost) -> None:
         """End a channel that the broker believes to be open."""
         on_lost, self.on_lost = self.on_lost, _ignore
         was_open = not self.closed
         self.abandon()
         if was_open:
-            on_lost(ChannelLost(reason))
+            on_lost(error)
 
     def _take(self, frame: Any) -> None:
         kind = type(frame)
@@ -200,7 +204,9 @@ class Channel:
         elif kind is spec.Basic.Cancel:
             # Whoever waits for messages here would wait for ever. The channel goes, so that what it holds
             # returns.
-            self._give_up("the broker cancelled the consumer: its queue was deleted or its leader moved")
+            self._give_up(
+                ConsumerCancelled("the broker cancelled the consumer: its queue was deleted or its leader moved")
+            )
         elif self._calls:
             answer = self._calls.popleft()
             if not answer.done():

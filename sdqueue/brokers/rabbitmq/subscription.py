@@ -9,7 +9,7 @@ from typing import Final
 from aiormq import spec
 
 from sdqueue.brokers.broker import Delivery, OnDelivery
-from sdqueue.brokers.rabbitmq.channel import Channel, ChannelLost
+from sdqueue.brokers.rabbitmq.channel import Channel, ChannelLost, ConsumerCancelled
 from sdqueue.brokers.rabbitmq.wire import ack_frame, to_message
 
 ACK_DELAY_S: Final = 0.002
@@ -32,6 +32,8 @@ class RabbitMQSubscription:
         self.queue = queue
         self.on_ended: Callable[[RabbitMQSubscription], None] | None = None
         """Called once when it has ended, for whoever keeps a list."""
+        self.cancelled = False
+        """Whether it has ended because the broker cancelled the consumer."""
         self._on_delivery = on_delivery
         self._no_ack = no_ack
         self._channel: Channel | None = None
@@ -95,6 +97,7 @@ class RabbitMQSubscription:
 
     def _on_lost(self, error: ChannelLost) -> None:
         if not self._ended:
+            self.cancelled = isinstance(error, ConsumerCancelled)
             self._end()
             self._lost.set_result(f"queue {self.queue}: {error.reason}")
 

@@ -20,6 +20,7 @@ from sdqueue.client import Client
 from sdqueue.consumer import Consumer, ConsumerOptions, RedisMembership
 from sdqueue.consumer.assignment import Roles, assign
 from sdqueue.consumer.debounce import AFTER_GAP_S
+from sdqueue.consumer.membership import RedisPool
 from sdqueue.consumer.membership.beating import LIFE_S
 from sdqueue.messages import partition_of
 from sdqueue.sessions import RedisLockBackend, RedisSessionStore, SessionWorker
@@ -88,7 +89,7 @@ class Pool:
         self.namespace = namespace
         self._stack = stack
         self._names = itertools.count()
-        self._look = RedisMembership(self.topology, redis_url)
+        self._look = RedisPool(self.topology, redis_url)
         stack.push_async_exit(self._look.__aexit__)
 
     async def start(self, count: int) -> list[Running]:
@@ -119,7 +120,7 @@ class Pool:
 
     async def roles(self) -> tuple[dict[str, Roles], bool]:
         """The assignment, and whether exactly owner and standby are subscribed to each queue."""
-        members = await self._look.look()
+        members = (await self._look.look()).members
         staying = [member for member, seen in members.items() if not seen.says.leaving]
         roles = assign(self.topology.partition_queues, staying, shared=[self.topology.unrouted]) if staying else {}
         there = {q: {m for m, seen in members.items() if q in seen.says.subscribed} for q in roles}

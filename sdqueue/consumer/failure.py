@@ -68,12 +68,14 @@ class IsolatedAgentError(AgentError):
         description: what it raised.
         reason: the slug of that.
         transient: whether trying again may help.
+        trace: where it was raised there, as :func:`trace_of` has it.
     """
 
-    def __init__(self, description: str, *, reason: str = "agent-failed", transient: bool) -> None:
+    def __init__(self, description: str, *, reason: str = "agent-failed", transient: bool, trace: str = "") -> None:
         super().__init__(description)
         self.reason = reason
         self.transient = transient
+        self.trace = trace
 
 
 class Stopped(SdqueueError):
@@ -143,6 +145,8 @@ def describe(error: BaseException) -> str:
 
 def trace_of(error: BaseException) -> str:
     """The frames of an error and of its causes, oldest first. No source lines, no values: they may hold secrets."""
+    if isinstance(error, IsolatedAgentError) and error.trace:
+        return error.trace  # our own frames around it say nothing
     parts: list[str] = []
     told: set[int] = set()
     cause: BaseException | None = error

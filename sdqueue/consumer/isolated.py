@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sdqueue.agents import AgentFactory, TurnContext, as_turn_result, load_agent_factory, set_current_turn
-from sdqueue.consumer.failure import describe, reason_of
+from sdqueue.consumer.failure import describe, reason_of, trace_of
 from sdqueue.consumer.frames import read_frame, write_frame
 from sdqueue.consumer.retry import is_transient, retry_after
 from sdqueue.errors import ConfigurationError
@@ -41,8 +41,8 @@ async def answer(agent_factory: AgentFactory, request: dict[str, Any]) -> str:
     """Run the turn of a request.
 
     Returns:
-        JSON with ``record`` and ``result``; or with ``timeout``; or with ``error``, ``reason``, ``transient`` and
-        ``retry_after_s``.
+        JSON with ``record`` and ``result``; or with ``timeout``; or with ``error``, ``trace``, ``reason``,
+        ``transient`` and ``retry_after_s``.
     """
     clock = asyncio.timeout(request["timeout"])
     try:
@@ -54,6 +54,7 @@ async def answer(agent_factory: AgentFactory, request: dict[str, Any]) -> str:
         return json.dumps(
             {
                 "error": describe(error),
+                "trace": trace_of(error),
                 "reason": reason_of(error),
                 "transient": is_transient(error),
                 "retry_after_s": retry_after(error, now=time.time()),

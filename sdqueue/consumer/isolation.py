@@ -66,8 +66,9 @@ class Isolation:
         match answer:
             case {"timeout": True}:
                 raise AgentFailed(_late(timeout))
-            case {"error": error, "reason": reason, "transient": transient, "retry_after_s": retry_after_s}:
-                raise AgentFailed(IsolatedAgentError(error, reason=reason, transient=transient), retry_after_s)
+            case {"error": error, "trace": trace, "reason": reason, "transient": transient, "retry_after_s": seconds}:
+                failure = IsolatedAgentError(error, reason=reason, transient=transient, trace=trace)
+                raise AgentFailed(failure, seconds)
         handle.adopt(_Settled(decode(answer["record"])))
         return as_turn_result(answer["result"])
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -93,6 +94,8 @@ async def test_how_a_suspect_ends(
         await stand.expect_reply("t", kind="error")
     assert letter.reason == reason
     assert says in letter.error
+    if text.startswith("raise"):
+        assert re.search(r"acting\.py:\d+ in _raise\nValueError$", letter.trace), "where it was raised is not told"
 
 
 async def test_a_passing_failure_of_a_suspect_is_tried_again(stand: Stand, tmp_path: Path) -> None:

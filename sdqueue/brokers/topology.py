@@ -87,6 +87,10 @@ class Topology:
         """The queue of a partition."""
         return f"{self.turns}.{routing_key(partition)}"
 
+    def queue_of(self, session_id: str) -> str:
+        """The queue of a session's partition."""
+        return self.partition_queues[partition_of(session_id, self.partitions)]
+
     def egress_queue(self, channel: str) -> str:
         """The queue of a channel's replies."""
         return f"{self.replies}.{channel}"

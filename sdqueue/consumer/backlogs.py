@@ -16,7 +16,6 @@ from sdqueue.consumer.settlement import Settlement, State
 from sdqueue.consumer.settler import Settler
 from sdqueue.consumer.work import Work
 from sdqueue.errors import RecordError, StoreUnavailable
-from sdqueue.messages import partition_of
 from sdqueue.observe import Observer
 from sdqueue.sessions import TurnBacklog
 
@@ -88,7 +87,7 @@ class Backlogs:
             mine = dict(owned()) if listed else {}
             topology = broker.topology
             for session_id, mark in listed.items():
-                queue = topology.partition_queue(partition_of(session_id, topology.partitions))
+                queue = topology.queue_of(session_id)
                 if queue in mine and session_id not in self._failed:
                     mailboxes.take_up(mine[queue], queue, session_id, mark)
             await asyncio.sleep(LOOK_S)

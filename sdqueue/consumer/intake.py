@@ -8,7 +8,6 @@ from sdqueue.consumer.failure import Refused
 from sdqueue.consumer.mailbox import Mailbox, Mailboxes
 from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.work import Work
-from sdqueue.messages import partition_of
 from sdqueue.observe import Observer
 
 
@@ -47,8 +46,7 @@ class Intake:
         self._mailboxes.put(work)
 
     def _is_here(self, work: Work) -> bool:
-        topology = self._broker.topology
-        return work.delivery.queue == topology.partition_queue(partition_of(work.session_id, topology.partitions))
+        return work.delivery.queue == self._broker.topology.queue_of(work.session_id)
 
     def _is_rejected(self, work: Work, box: Mailbox) -> bool:
         assert work.turn is not None

@@ -21,7 +21,7 @@ from sdqueue.consumer.replies import Addressee, DeltaSender, ReplyPublisher, mak
 from sdqueue.consumer.settlement import Settlement, State, dead, refused_before, superseded
 from sdqueue.consumer.work import Work
 from sdqueue.errors import InvalidTurn, LockLost, RecordTooNew, SessionError, StoreUnavailable, VersionConflict
-from sdqueue.messages import InboundTurn, partition_of
+from sdqueue.messages import InboundTurn
 from sdqueue.observe import Observer
 from sdqueue.sessions import SessionHandle, SessionWorker, TurnOutcome, TurnState
 
@@ -76,7 +76,7 @@ class TurnPipeline:
             assert work.invalid is not None
             return dead(work, work.invalid, consumer=self._options.name)
         topology = self._publisher.topology
-        if work.delivery.queue != topology.partition_queue(partition_of(turn.session_id, topology.partitions)):
+        if work.delivery.queue != topology.queue_of(turn.session_id):
             return self._elsewhere(work)
         while True:
             try:
@@ -199,7 +199,9 @@ class TurnPipeline:
         return bodies
 
     def _completed(self, work: Work, bodies: list[str], *, releases: bool) -> Settlement:
-        by = work.answering.turn_id if work.taken else None
+        if not work.taken:
+            return Settlement(State.COMPLETED, (bodies[0],), releases=releases)
+        by = work.answering.turn_id
         fates = [Settlement(State.SUPERSEDED, (body,), by=by, saved=True) for body in bodies[:-1]]
         fates.append(Settlement(State.COMPLETED, (bodies[-1],)))
         return replace(fates[0], releases=releases, rest=tuple(zip(work.taken, fates[1:], strict=True)))

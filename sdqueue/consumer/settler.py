@@ -18,7 +18,6 @@ from sdqueue.consumer.replies import ReplyPublisher
 from sdqueue.consumer.settlement import Settlement, State, dead, refused_before
 from sdqueue.consumer.work import Work
 from sdqueue.errors import LockLost, RecordError, StoreUnavailable, VersionConflict
-from sdqueue.messages import partition_of
 from sdqueue.observe import Observer
 from sdqueue.sessions import SessionWorker, TurnOutcome, TurnState
 
@@ -80,7 +79,7 @@ class Settler:
         return True
 
     async def _settle(self, work: Work, settlement: Settlement) -> None:
-        work.stage = f"is being settled as {settlement.state}, and waits for the broker or the store"
+        work.stage = "is being settled, and waits for the broker or the store"
         match settlement.state:
             case State.COMPLETED | State.DUPLICATE:
                 await self._reply(work, settlement)
@@ -122,7 +121,7 @@ class Settler:
 
         def queue() -> str:
             topology = self._publisher.topology  # the number of partitions may change while this is tried again
-            return topology.partition_queue(partition_of(work.session_id, topology.partitions))
+            return topology.queue_of(work.session_id)
 
         # Not by the turns exchange, whose alternate would send it round in circles while that queue is missing. So
         # it is refused and tried again until the queue is back, and nothing of this session passes it meanwhile.

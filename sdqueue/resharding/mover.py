@@ -65,7 +65,7 @@ class Mover:
         """
         at_home, aside = [], []
         for work in self._read(deliveries):
-            home = self._before.partition_queue(partition_of(work.session_id, self._before.partitions))
+            home = self._before.queue_of(work.session_id)
             if _may_wait(work) and work.delivery.queue == home:
                 at_home.append(work)
             else:

@@ -76,6 +76,9 @@ class SessionWorker:
         self._agent_factory_ctx = agent_factory_ctx
         self._store: SessionStore = InMemorySessionStore() if store is None else store
         self._lock_backend: LockBackend = AsyncioLockBackend() if lock_backend is None else lock_backend
+        # Asked once: to hold a store against a protocol costs more than much of a turn.
+        self.backlog: TurnBacklog | None = self._store if isinstance(self._store, TurnBacklog) else None
+        """The store as what keeps turns that wait; ``None`` where it cannot."""
         self._leasing = leasing_for(self._store, self._lock_backend)
         # An agent kept in memory would remember what this store is there to forget.
         self._max_sessions = 0 if isinstance(self._store, NullSessionStore) else max_sessions
@@ -86,11 +89,6 @@ class SessionWorker:
     def cache_size(self) -> int:
         """How many agents are kept between uses."""
         return len(self._cache)
-
-    @property
-    def backlog(self) -> TurnBacklog | None:
-        """The store as what keeps turns that wait; ``None`` where it cannot."""
-        return self._store if isinstance(self._store, TurnBacklog) else None
 
     @asynccontextmanager
     async def acquire(

@@ -112,7 +112,7 @@ class _Noter(Observer):
     def partitions_assigned(self, *, owned: int, standby: int, members: int) -> None:
         self._process.note(f"owns {owned} partitions, stands by for {standby}, among {members}")
 
-    def queue_stalled(self, *, queue: str, depth: int, seconds: float) -> None:
+    def queue_stalled(self, *, queue: str, depth: int, seconds: float, lost: bool) -> None:
         self._process.note(f"{queue} has stalled")
 
     def internal_error(self, *, turn_id: str, error: str, trace: str, **_: Any) -> None:

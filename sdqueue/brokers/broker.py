@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, Self, runtime_checkable
 
 from sdqueue.brokers.topology import Binding, Queue, Topology
+from sdqueue.errors import TopologyMissing
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,3 +228,16 @@ class Broker(Protocol):
             BrokerUnavailable: nothing answers.
         """
         ...
+
+
+async def queue_exists(broker: Broker, queue: str) -> bool:
+    """Whether a broker has a queue of this name.
+
+    Raises:
+        BrokerUnavailable: it cannot be asked.
+    """
+    try:
+        await broker.queue_state(queue)
+    except TopologyMissing:
+        return False
+    return True

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Self
 
-from sdqueue.brokers import Broker, Subscription
+from sdqueue.brokers import Broker, Subscription, queue_exists
 from sdqueue.consumer.backlogs import Backlogs
 from sdqueue.consumer.failure import describe, trace_of
 from sdqueue.consumer.intake import Intake, interrupt
@@ -26,7 +26,7 @@ from sdqueue.consumer.settlement import Settlement, State
 from sdqueue.consumer.settler import Settler
 from sdqueue.consumer.stallwatch import StallWatch
 from sdqueue.consumer.work import Work
-from sdqueue.errors import BrokerUnavailable, TopologyError, TopologyMissing
+from sdqueue.errors import BrokerUnavailable, TopologyError
 from sdqueue.observe import Observer
 from sdqueue.sessions import SessionWorker
 
@@ -269,20 +269,13 @@ class Consumer:
     async def _repartition(self, partitions: int) -> bool:
         """Take another number of partitions over, if it is that of the broker. Nothing is subscribed now."""
         topology = replace(self._broker.topology, partitions=partitions)
-        if await self._exists(topology.partition_queue(partitions)):
+        if await queue_exists(self._broker, topology.partition_queue(partitions)):
             return False
-        if not await self._exists(topology.partition_queue(partitions - 1)):
+        if not await queue_exists(self._broker, topology.partition_queue(partitions - 1)):
             return False
         self._broker.topology = topology
         self._readers.repartition(topology.turn_queues)
         self._observer.repartitioned(partitions=partitions)
-        return True
-
-    async def _exists(self, queue: str) -> bool:
-        try:
-            await self._broker.queue_state(queue)
-        except TopologyMissing:
-            return False
         return True
 
     async def _check_topology(self) -> None:

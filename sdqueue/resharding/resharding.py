@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from sdqueue.brokers import Broker, Delivery, Topology
+from sdqueue.brokers import Broker, Delivery, Topology, queue_exists
 from sdqueue.brokers.topology import MAX_PARTITIONS, Queue
 from sdqueue.consumer.membership import Pool
 from sdqueue.errors import ConfigurationError, ReshardingFailed, TopologyMissing
@@ -111,22 +111,19 @@ class Resharding:
     async def _count(self) -> int:
         """How many partitions the broker has: they are numbered without gaps."""
         low, high = 0, 1
-        while high <= MAX_PARTITIONS and await self._exists(self._after.partition_queue(high - 1)):
+        while high <= MAX_PARTITIONS and await queue_exists(self._broker, self._after.partition_queue(high - 1)):
             low, high = high, 2 * high
         high = min(high, MAX_PARTITIONS + 1)
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if await self._exists(self._after.partition_queue(middle - 1)) else (low, middle)
+            low, high = (
+                (middle, high)
+                if await queue_exists(self._broker, self._after.partition_queue(middle - 1))
+                else (low, middle)
+            )
         if not low:
             raise TopologyMissing(f"the namespace {self._namespace!r} has no partitions; run `sdqueue topology apply`")
         return low
-
-    async def _exists(self, queue: str) -> bool:
-        try:
-            await self._broker.queue_state(queue)
-        except TopologyMissing:
-            return False
-        return True
 
     async def _has_begun(self) -> bool:
         """Whether an interrupted resharding is to be brought to its end.
@@ -224,7 +221,7 @@ class Resharding:
         surplus = before.partition_queues[after.partitions :]
         await self._broker.unbind(before.keys[after.partitions :])
         for queue in reversed(surplus):
-            if await self._exists(queue):
+            if await queue_exists(self._broker, queue):
                 await self._empty(mover, queue)
                 await self._remove(queue)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from importlib.metadata import version
@@ -66,6 +67,7 @@ app.command("settings", rich_help_panel="Look")(settings.settings)
 
 def main() -> None:
     """Run a command; an error that sdqueue raises on purpose is one message on standard error, without a traceback."""
+    _write_whole_lines()
     logging.getLogger().addHandler(logging.NullHandler())  # the error itself says it all; consumers set up their own
     try:
         app(prog_name="sdqueue")
@@ -75,3 +77,13 @@ def main() -> None:
         sys.stdout.flush()
         print(f"sdqueue: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigurationError | InvalidTurn) else 1)
+
+
+def _write_whole_lines() -> None:
+    """Each line in one write: processes of a pool share an output, and Python unbuffered would write the end apart.
+
+    Images commonly set PYTHONUNBUFFERED; two lines at once then came out as one, followed by an empty one.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(line_buffering=True, write_through=False)

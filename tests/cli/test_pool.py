@@ -125,6 +125,24 @@ async def test_a_process_that_dies_is_replaced(place: Place) -> None:
     assert await expect_end(pool) == 0
 
 
+async def test_every_line_is_one_write_even_without_buffering(place: Place) -> None:
+    """Given two processes on one output, unbuffered as in most images, then no line is torn by the other's."""
+    assert (await place.run("topology", "apply")).code == 0
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # which keeps writes apart
+    with ours:
+        with theirs:
+            pool = await place.start(
+                "consumer", "--log-level", "debug", env={"PYTHONUNBUFFERED": "1"}, stdout=theirs, stderr=theirs
+            )
+        answer = await place.run("send", "u", "hello", "--wait")
+        assert answer.code == 0
+        pool.send_signal(signal.SIGTERM)
+        assert await expect_end(pool) == 0
+        writes = list(iter(lambda: ours.recv(65536), b""))
+    assert len(writes) >= 3
+    assert [w for w in writes if not w.endswith(b"\n")] == []
+
+
 async def test_the_same_on_rabbitmq_and_redis(place: Place, amqp_url: str, redis_url: str, namespace: str) -> None:
     """Two URLs are all that changes; the client needs only the first."""
     broker = ("--broker-url", amqp_url, "--namespace", namespace)

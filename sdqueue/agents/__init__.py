@@ -5,14 +5,14 @@ from sdqueue.agents.agent import (
     AgentFactory,
     DurableAgent,
     StreamChunk,
-    ToolCall,
     TurnContext,
     TurnResult,
     as_turn_result,
     current_turn,
     set_current_turn,
 )
-from sdqueue.agents.chat import ChatContext, ChatMessage, Role
+from sdqueue.agents.chat import ChatContext, ChatMessage, Role, ToolCall
+from sdqueue.agents.durable import durable
 from sdqueue.agents.flow import FlowState
 from sdqueue.agents.function import FunctionAgent
 from sdqueue.agents.loading import as_agent_factory, load_agent_factory
@@ -35,6 +35,7 @@ __all__ = [
     "as_agent_factory",
     "as_turn_result",
     "current_turn",
+    "durable",
     "load_agent_factory",
     "set_current_turn",
 ]

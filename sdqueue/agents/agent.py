@@ -11,17 +11,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-from sdqueue.agents.chat import ChatContext
+from sdqueue.agents.chat import ChatContext, ToolCall
 from sdqueue.errors import AgentResultError
-
-
-@dataclass
-class ToolCall:
-    """A tool that the agent asked for or ran during a turn."""
-
-    id: str
-    name: str
-    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

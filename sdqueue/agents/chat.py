@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass
+class ToolCall:
+    """A tool that the agent asked for or ran during a turn."""
+
+    id: str
+    name: str
+    arguments: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -13,10 +22,19 @@ class ChatMessage:
     """One line of a conversation.
 
     Frozen, so that a history of ten thousand messages is compared by identity instead of word by word.
+
+    Parameters:
+        role: who said it.
+        content: what was said; for a ``tool``, its result.
+        tool_calls: the tools that an ``assistant`` asked for with this message. Each is answered by a ``tool`` message
+            before the next one of another role; models refuse a conversation in which that is not so.
+        tool_call_id: which call a ``tool`` message answers.
     """
 
     role: Role
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
 
 
 @dataclass

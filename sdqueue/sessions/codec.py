@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
 
-from sdqueue.agents import ChatContext, ChatMessage, FlowState
+from sdqueue.agents import ChatContext, ChatMessage, FlowState, ToolCall
 from sdqueue.errors import RecordCorrupt, RecordError, RecordTooNew
 from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import TurnOutcome, TurnRing
@@ -30,6 +30,7 @@ _HEAD_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "seq": (int,),
     "metadata": (dict,),
 }
+_CALL_TYPES: Final[dict[str, tuple[type, ...]]] = {"id": (str,), "name": (str,), "arguments": (dict,)}
 _FLOW_TYPES: Final[dict[str, tuple[type, ...]]] = {
     f.name: (str,) if f.name == "current_node_id" else (list,) if f.name == "transition_log" else (dict,)
     for f in dataclasses.fields(FlowState)
@@ -157,7 +158,20 @@ def _message(message: ChatMessage) -> dict[str, Any]:
         ) from error
     if not isinstance(role, str):
         raise RecordError(f"the role of a message is a {type(role).__name__}; use a string such as 'user'")
-    return {"role": role, "content": content}
+    fields: dict[str, Any] = {"role": role, "content": content}
+    if type(message) is ChatMessage:  # one of superdialog's has no more than these
+        if message.tool_calls:
+            fields["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
+        if message.tool_call_id is not None:
+            fields["tool_call_id"] = message.tool_call_id
+    return fields
+
+
+def _tool_call(call: ToolCall) -> dict[str, Any]:
+    fields = {"id": call.id, "name": call.name, "arguments": call.arguments}
+    if wrong := _wrong(fields, _CALL_TYPES):
+        raise RecordError(f"a tool call in chat_ctx cannot be saved: {wrong}")
+    return fields
 
 
 def _outcome(outcome: TurnOutcome) -> dict[str, Any]:
@@ -209,7 +223,15 @@ def _chat_message(fields: Any) -> ChatMessage:
     role = fields["role"]
     if type(role) is not str:
         raise TypeError("the role of a message is not a string")
-    return ChatMessage(role, fields["content"])  # type: ignore[arg-type]  # a role of a newer release is kept
+    if "tool_calls" not in fields and "tool_call_id" not in fields:
+        return ChatMessage(role, fields["content"])  # type: ignore[arg-type]  # a role of a newer release is kept
+    calls, answered = fields.get("tool_calls", ()), fields.get("tool_call_id")
+    if wrong := next((w for call in calls if (w := _wrong(call, _CALL_TYPES))), None):
+        raise TypeError(wrong)
+    if answered is not None and type(answered) is not str:
+        raise TypeError("tool_call_id is not a string")
+    calls = tuple(ToolCall(call["id"], call["name"], call["arguments"]) for call in calls)
+    return ChatMessage(role, fields["content"], calls, answered)  # type: ignore[arg-type]
 
 
 def _ring(turns: list[Any]) -> TurnRing:

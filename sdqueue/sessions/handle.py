@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sdqueue.agents import ChatContext, ChatMessage
+from sdqueue.agents import ChatContext, ChatMessage, durable
 from sdqueue.errors import SessionClosed
 from sdqueue.sessions.conversation import added, join, mark, own
 from sdqueue.sessions.record import SessionRecord
@@ -261,8 +261,8 @@ class SessionHandle:
         if self._blank:
             session.chat_ctx = ChatContext([own(message) for message in agent.chat_ctx.items])
             return agent
-        if self._agent_state is not None and hasattr(agent, "load_state"):
-            agent.load_state(copy.deepcopy(self._agent_state))
+        if self._agent_state is not None and (keeper := durable(agent)) is not None:
+            keeper.load_state(copy.deepcopy(self._agent_state))
         agent.load_chat_ctx(session.chat_ctx.copy())
         if session.flow_state is not None and hasattr(agent, "load_flow_state"):
             agent.load_flow_state(copy.deepcopy(session.flow_state))
@@ -281,8 +281,8 @@ class SessionHandle:
         notes = [ChatMessage("system", note) for note in self._notes]
         session.chat_ctx = ChatContext([*agent.chat_ctx.items, *notes])
         session.flow_state = getattr(agent, "flow_state", None)
-        if hasattr(agent, "dump_state"):
-            self._agent_state = agent.dump_state()
+        if (keeper := durable(agent)) is not None:
+            self._agent_state = keeper.dump_state()
         self._notes.clear()
         self._turned, self._blank = False, False
         self._changed = self._shared = True

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-from sdqueue.agents import ChatContext, ChatMessage, FlowState
+from sdqueue.agents import ChatContext, ChatMessage, FlowState, ToolCall
 from sdqueue.errors import VersionConflict
 from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.stores.store import RevisionCheck, SessionStore
@@ -68,6 +68,8 @@ class SessionStoreSuite(TurnCases, RefusalCases):
                 [
                     ChatMessage("system", "be kind"),
                     ChatMessage("user", ""),
+                    ChatMessage("assistant", "", (ToolCall("c1", "weather", {"place": ["Oslo", 1]}),)),
+                    ChatMessage("tool", "rain", tool_call_id="c1"),
                     ChatMessage("assistant", "ünï 🦊 \u2028 \x00 \\ \" '"),
                     ChatMessage("tool", "\ud800 alone"),
                 ]
@@ -87,7 +89,7 @@ class SessionStoreSuite(TurnCases, RefusalCases):
         loaded = await store.load(session_id)
         assert loaded == record
         assert loaded is not None
-        assert loaded.stored == record.stored == Stored(1, 4, record.stored.born)
+        assert loaded.stored == record.stored == Stored(1, 6, record.stored.born)
 
     async def test_an_empty_record_comes_back(self, store: SessionStore, session_id: str) -> None:
         record = SessionRecord()

@@ -1,0 +1,28 @@
+"""What keeps the state of an agent: the agent itself, or an adapter for those of a library that cannot."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Final
+
+from sdqueue.agents.agent import DurableAgent
+
+ADAPTERS: Final[dict[str, str]] = {}
+"""By the top-level package of an agent's class, the module that keeps its state.
+
+Each has a function ``durable(agent) -> DurableAgent | None``. It is imported only when such an agent comes by, so that
+no library is needed that nobody uses.
+"""
+
+
+def durable(agent: Any) -> DurableAgent | None:
+    """What dumps and loads the state of this agent; ``None`` where it has none beyond the conversation."""
+    if hasattr(agent, "dump_state"):
+        keeper: DurableAgent = agent
+        return keeper
+    for base in type(agent).__mro__:
+        module = ADAPTERS.get(base.__module__.partition(".")[0])
+        if module is not None:
+            found: DurableAgent | None = importlib.import_module(module).durable(agent)
+            return found
+    return None

@@ -17,6 +17,7 @@ from sdqueue.sessions.stores import (
     SQLiteSessionStore,
     Standing,
     TurnBacklog,
+    StartCounter,
     TurnCounter,
 )
 from sdqueue.sessions.worker import SessionWorker
@@ -42,6 +43,7 @@ __all__ = [
     "SessionStore",
     "SessionWorker",
     "Standing",
+    "StartCounter",
     "Stored",
     "TurnBacklog",
     "TurnCounter",

@@ -16,7 +16,7 @@ from sdqueue.agents import (
     current_turn,
     load_agent_factory,
 )
-from sdqueue.backends import open_broker, open_locks, open_membership, open_store
+from sdqueue.backends import open_broker, open_delta_log, open_locks, open_membership, open_store
 from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
 from sdqueue.channels import DoubleTexting, OnDead, PerChannel
 from sdqueue.client import Client
@@ -37,6 +37,7 @@ from sdqueue.errors import (
     BrokerError,
     BrokerUnavailable,
     ConfigurationError,
+    InvalidOffset,
     InvalidTurn,
     LockError,
     LockLost,
@@ -52,6 +53,7 @@ from sdqueue.errors import (
     SessionClosed,
     SessionError,
     StoreUnavailable,
+    StreamNotFound,
     TopologyError,
     TopologyMismatch,
     TopologyMissing,
@@ -60,7 +62,7 @@ from sdqueue.errors import (
     Unroutable,
     VersionConflict,
 )
-from sdqueue.messages import DeadTurn, InboundTurn, OutboundReply, partition_of, routing_key
+from sdqueue.messages import DeadTurn, InboundTurn, OutboundReply, StreamPosition, partition_of, routing_key
 from sdqueue.observe import Observer
 from sdqueue.sessions import (
     AsyncioLockBackend,
@@ -84,12 +86,14 @@ from sdqueue.sessions import (
     TurnBacklog,
 )
 from sdqueue.settings import Settings
+from sdqueue.streaming import DeltaLog, MemoryDeltaLog, RedisDeltaLog, SQLiteDeltaLog
 
 __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     # talking to the pool
     "Client",
     "InboundTurn",
     "OutboundReply",
+    "StreamPosition",
     "DeadTurn",
     "partition_of",
     "routing_key",
@@ -133,6 +137,11 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "AsyncioLockBackend",
     "FileLockBackend",
     "RedisLockBackend",
+    # streamed answers, to be read on
+    "DeltaLog",
+    "MemoryDeltaLog",
+    "SQLiteDeltaLog",
+    "RedisDeltaLog",
     # the consumer
     "Consumer",
     "ConsumerOptions",
@@ -157,6 +166,7 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "open_broker",
     "open_store",
     "open_locks",
+    "open_delta_log",
     "open_membership",
     # errors
     "SdqueueError",
@@ -185,5 +195,7 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "ReshardingFailed",
     "ReplyError",
     "ReplyTimeout",
+    "StreamNotFound",
+    "InvalidOffset",
     "TurnFailed",
 ]

@@ -185,12 +185,30 @@ class ToolCallBody(WireModel):
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+class StreamPosition(WireModel):
+    """Where a delta stands in the stream of its turn's answer."""
+
+    attempt: int = Field(
+        ge=1,
+        description="Counts the starts of the agent on this turn from 1, whichever process they were in. Only the "
+        "deltas of the greatest one are the answer; later ones of a smaller one are to be dropped.",
+    )
+    index: int = Field(
+        ge=0, description="Counts the deltas of the attempt from 0; a missing one is in the final reply."
+    )
+    restart: bool = Field(
+        default=False,
+        description="Whether the answer starts over here: what earlier attempts have said is to be cleared.",
+    )
+    offset: str = Field(description="Names the place for a client that reads on from here; opaque.")
+
+
 class OutboundReply(WireModel):
     """One reply to a turn.
 
     The id is a function of the turn's (``<turn id>:<n>``), so a repeat can be recognised anywhere. ``n`` is 0 for
     the reply that ends the turn, and counts how often the turn was replayed from the dead letters.
-    Deltas are ``<turn id>:<n>.<attempt>.<index>``, with a random word for the attempt.
+    Deltas are ``<turn id>:<n>.<attempt>-<random word>.<index>``.
     """
 
     id: str = Field(description="Names the reply for good; equal for every repeat of it.")
@@ -208,7 +226,14 @@ class OutboundReply(WireModel):
     channel: str = Field(default="default", description="The turn's.")
     address: Json = Field(default=None, description="The turn's, untouched.")
     metadata: JsonObject = Field(default_factory=dict, description="The turn's, and what the agent added.")
+    stream: StreamPosition | None = Field(
+        default=None, description="On deltas only: where this one stands, and whether the answer starts over."
+    )
     created_at: Annotated[datetime, Field(strict=False)] = Field(default_factory=lambda: datetime.now(UTC))
+
+    def to_bytes(self) -> bytes:
+        """The body as JSON in UTF-8; what has no place in a stream does not mention one."""
+        return self.model_dump_json(exclude={"stream"} if self.stream is None else None).encode()
 
     @classmethod
     def decode(cls, body: bytes) -> Self:

@@ -12,6 +12,7 @@ STORE_SCHEMES: Final = (
     "redis+sentinel", "rediss+sentinel",
 )  # fmt: skip
 LOCK_SCHEMES: Final = tuple(s for s in STORE_SCHEMES if s not in ("null", "sqlite"))
+STREAM_SCHEMES: Final = tuple(s for s in STORE_SCHEMES if s != "file")
 
 _SECRET: Final = re.compile(r"passw|secret|token", re.IGNORECASE)
 _USERINFO: Final = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)

@@ -15,7 +15,7 @@ import typer
 from prometheus_client import CollectorRegistry
 
 from sdqueue.agents import load_agent_factory
-from sdqueue.backends import open_broker, open_membership, opened_sessions, redis_url
+from sdqueue.backends import open_broker, open_membership, opened_delta_log, opened_sessions, redis_url
 from sdqueue.brokers import Broker, Topology
 from sdqueue.cli.options import EVERYTHING, Given, require_shared_broker, takes_settings
 from sdqueue.consumer import Consumer, ConsumerOptions
@@ -91,7 +91,7 @@ async def _serve(settings: Settings, name: str | None, apply: bool, supervised: 
     options = ConsumerOptions.from_settings(settings, name=name)
     agent_factory = load_agent_factory(settings.agent)
     broker = open_broker(settings, name=f"sdqueue consumer {options.name}")
-    async with opened_sessions(settings) as (store, locks), broker:
+    async with opened_sessions(settings) as (store, locks), opened_delta_log(settings) as delta_log, broker:
         worker = SessionWorker(
             agent_factory=agent_factory, store=store, lock_backend=locks, max_sessions=settings.max_sessions
         )
@@ -101,6 +101,7 @@ async def _serve(settings: Settings, name: str | None, apply: bool, supervised: 
             options,
             observer=_observer(settings, options.name),
             membership=open_membership(settings, name=options.name),
+            delta_log=delta_log,
         )
         stopping = asyncio.Event()
 

@@ -16,8 +16,8 @@ from sdqueue.sessions.stores import (
     SessionStore,
     SQLiteSessionStore,
     Standing,
-    TurnBacklog,
     StartCounter,
+    TurnBacklog,
     TurnCounter,
 )
 from sdqueue.sessions.worker import SessionWorker

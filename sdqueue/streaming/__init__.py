@@ -1,0 +1,24 @@
+"""Streaming: logs of streamed answers, to be read on from where a client was, and what belongs to an answer's stream."""
+
+from sdqueue.streaming.following import follow
+from sdqueue.streaming.log import DeltaLog, LogEntry, LogLimits
+from sdqueue.streaming.memory import MemoryDeltaLog
+from sdqueue.streaming.newest import NewestAttempt
+from sdqueue.streaming.offset import BEGINNING, StreamOffset
+from sdqueue.streaming.redis import RedisDeltaLog
+from sdqueue.streaming.sqlite import SQLiteDeltaLog
+from sdqueue.streaming.writer import LogWriter
+
+__all__ = [
+    "BEGINNING",
+    "DeltaLog",
+    "LogEntry",
+    "LogLimits",
+    "LogWriter",
+    "MemoryDeltaLog",
+    "NewestAttempt",
+    "RedisDeltaLog",
+    "SQLiteDeltaLog",
+    "StreamOffset",
+    "follow",
+]

@@ -48,7 +48,7 @@ class DeltaForm:
             text,
             seq=self.seq,
             part=f"{self.replay}.{attempt}-{word}.{index}",
-            stream=position,
+            stream=position.model_dump(),
             attempt=attempt,
             consumer=self.consumer,
         )

@@ -14,7 +14,7 @@ from sdqueue.agents import TurnResult
 from sdqueue.brokers import Broker, Delivery, Message
 from sdqueue.brokers.topology import Topology
 from sdqueue.errors import AgentResultError, BrokerError, Unroutable
-from sdqueue.messages import InboundTurn, OutboundReply, ReplyKind, StreamPosition, ToolCallBody
+from sdqueue.messages import InboundTurn, OutboundReply, ReplyKind, ToolCallBody
 from sdqueue.observe import Observer
 
 
@@ -42,7 +42,6 @@ def make_reply(
     seq: int = 0,
     part: str = "0",
     result: TurnResult | None = None,
-    stream: StreamPosition | None = None,
     **metadata: Any,
 ) -> str:
     """A reply body, as JSON text.
@@ -54,7 +53,6 @@ def make_reply(
         seq: the number of the final reply in its session, 0 for an error.
         part: what follows the turn's id in that of the reply.
         result: the agent's result, for its tool calls and metadata.
-        stream: where a delta stands.
         metadata: more of it.
 
     Raises:
@@ -72,7 +70,6 @@ def make_reply(
             channel=to.channel,
             address=to.address,
             metadata={**to.metadata, **(result.metadata if result else {}), **metadata},
-            stream=stream,
         )
         return reply.to_bytes().decode()
     except ValueError as error:

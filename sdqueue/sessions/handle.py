@@ -49,7 +49,7 @@ class SessionHandle:
         self.begun = 0
         """How often the turn that ``acquire`` was told of was begun without an end, this time included."""
         self.attempt = 0
-        """The number of this start of the agent on that turn, greater than that of every earlier start in any process; 0
+        """The number of this start of the agent on that turn, greater than that of every earlier one in any process; 0
         where ``acquire`` was told of no turn. Where the store cannot count starts, a number may come again."""
         self.started = False
         """Whether the agent was started. Whoever lets one answer elsewhere sets it."""

@@ -1,4 +1,4 @@
-"""Streaming: logs of streamed answers, to be read on from where a client was, and what belongs to an answer's stream."""
+"""Streaming: logs of streamed answers, so that a client reads on from where it was."""
 
 from sdqueue.streaming.following import follow
 from sdqueue.streaming.log import DeltaLog, LogEntry, LogLimits

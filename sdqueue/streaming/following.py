@@ -37,9 +37,7 @@ async def follow(
     while True:
         entries = await log.read(session_id, turn_id, after=after, wait_s=wait_s)
         if entries is None and known:
-            raise StreamNotFound(
-                session_id, turn_id, "it has ended and was forgotten since, or the offset is not its own"
-            )
+            raise StreamNotFound(session_id, turn_id, "it ended and was forgotten since, or the offset is not its own")
         known = known or entries is not None
         for entry in entries or ():
             yield entry

@@ -35,5 +35,6 @@ class NewestAttempt:
             self._past.add(self._word)
         self._attempt, self._word, self._index = stream.attempt, word, stream.index
         if begun and not same and not stream.restart:
-            return delta.model_copy(update={"stream": stream.model_copy(update={"restart": True})})
+            place = stream.model_copy(update={"restart": True}).model_dump()
+            return delta.model_copy(update={"metadata": delta.metadata | {"stream": place}})
         return delta

@@ -78,7 +78,7 @@ async def _run(agent_factory: AgentFactory, request: dict[str, Any], say: Callab
     worker = SessionWorker(agent_factory=agent_factory, store=store)
     set_current_turn(TurnContext(request["turn_id"], session_id, request["attempt"]))
     async with worker.acquire(session_id) as handle:
-        if request["stream"]:
+        if request.get("stream"):
             result = await in_pieces(await handle.turn(request["text"], stream=True), say)
         else:
             result = as_turn_result(await handle.turn(request["text"]))

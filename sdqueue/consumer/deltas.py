@@ -11,7 +11,7 @@ from typing import Final
 
 from sdqueue.consumer.replies import Addressee, make_reply
 from sdqueue.messages import StreamPosition
-from sdqueue.streaming import LogEntry, LogWriter, StreamOffset
+from sdqueue.streaming import LogEntry, LogLine, StreamOffset
 
 WINDOW: Final = 4
 """Unconfirmed deltas of a turn. Pieces that come while there are so many go out together as the next one, so a fast
@@ -73,7 +73,7 @@ class DeltaSender:
         form: DeltaForm,
         attempt: int,
         send: Callable[[str], Sequence[asyncio.Task[None]]],
-        log: LogWriter | None = None,
+        log: LogLine | None = None,
     ) -> None:
         self._form = form
         self._send = send
@@ -144,9 +144,8 @@ class DeltaSender:
         except Exception as error:  # noqa: BLE001 -- raised again where the turn is
             self._error = error
             return
-        to = self._form.to
         if self._log is not None:
-            self._log.write(to.session_id, to.turn_id, entry)
+            self._log.write(entry)
         tasks = set(self._send(entry.body))
         index, self._index = self._index, self._index + 1
         opened = self._open

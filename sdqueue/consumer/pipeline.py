@@ -267,7 +267,8 @@ class TurnPipeline:
     def _deltas(self, work: Work, turn: InboundTurn, seq: int) -> DeltaSender:
         answering = work.answering
         form = DeltaForm(Addressee.of(turn), seq, answering.replay, self._options.name)
-        return DeltaSender(form, answering.attempt, partial(self._publisher.delta, answering.delivery), self._log)
+        line = self._log.line(turn.session_id, answering.turn_id) if self._log is not None else None
+        return DeltaSender(form, answering.attempt, partial(self._publisher.delta, answering.delivery), line)
 
     def _is_worth_another(self, work: Work, error: BaseException) -> bool:
         if isinstance(error, PASSING):

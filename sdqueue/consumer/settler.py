@@ -124,11 +124,12 @@ class Settler:
             await self._publisher.reply(work.delivery, body)
 
     async def _reply_and_log(self, log: LogWriter, work: Work, settlement: Settlement) -> None:
+        line = log.line(work.session_id, work.turn_id)
         for body in settlement.replies:
-            log.write(work.session_id, work.turn_id, LogEntry(StreamOffset.end(replay=work.replay), body))
+            line.write(LogEntry(StreamOffset.end(replay=work.replay), body))
             await self._publisher.reply(work.delivery, body)
         # The reply is out. A turn that is acknowledged is not repeated, and nobody else would write it into the log.
-        await log.written(work.session_id, work.turn_id, timeout=LOG_S)
+        await line.written(timeout=LOG_S)
 
     async def _bury(self, work: Work, settlement: Settlement) -> None:
         assert settlement.letter is not None

@@ -7,13 +7,14 @@ from sdqueue.streaming.newest import NewestAttempt
 from sdqueue.streaming.offset import BEGINNING, StreamOffset
 from sdqueue.streaming.redis import RedisDeltaLog
 from sdqueue.streaming.sqlite import SQLiteDeltaLog
-from sdqueue.streaming.writer import LogWriter
+from sdqueue.streaming.writer import LogLine, LogWriter
 
 __all__ = [
     "BEGINNING",
     "DeltaLog",
     "LogEntry",
     "LogLimits",
+    "LogLine",
     "LogWriter",
     "MemoryDeltaLog",
     "NewestAttempt",

@@ -2,7 +2,7 @@
 
 Run it against servers that nobody else uses; it makes a namespace of its own and deletes it::
 
-    python benchmarks/streaming.py --amqp amqp://guest:guest@localhost/ --redis redis://localhost:6379/0
+    python -m benchmarks.streaming --amqp amqp://guest:guest@localhost/ --redis redis://localhost:6379/0
 
 The same agent answers the same turns whole, streamed without a log, and streamed with one, in turns of the same run.
 It says ``--words`` words with a pause after each, as a model does. What is measured of each turn is the time from its

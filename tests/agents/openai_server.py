@@ -259,14 +259,9 @@ class OpenAIServer:
             chunk = {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}
             _write_chunk(writer, f"data: {json.dumps(chunk)}\n\n".encode())
             await writer.drain()
-            if (
-                isinstance(answer, Say)
-                and answer.hold is not None
-                and not answer.hold.is_set()
-                and delta.get("content")
-            ):
-                if not await _held(answer.hold, request, reader):
-                    return False
+            hold = answer.hold if isinstance(answer, Say) and delta.get("content") else None
+            if hold is not None and not await _held(hold, request, reader):
+                return False
         if isinstance(answer, Cut):
             _write_chunk(writer, b'data: {"id": "half a li')
             await writer.drain()

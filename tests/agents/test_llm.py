@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -465,6 +467,33 @@ async def test_agents_of_a_factory_share_one_connection(server: OpenAIServer) ->
     assert server.connections == 1
     with pytest.raises(RuntimeError, match="closed"):
         await ask(make())
+
+
+async def test_agents_that_are_made_one_by_one_share_a_client_while_there_are_any(server: OpenAIServer) -> None:
+    """A client takes 30 ms to make, and has connections of its own: not one for each of a thousand sessions."""
+    agents = [LLMAgent(llm="test-model", base_url=server.base_url, api_key="k") for _ in range(5)]
+    for agent in agents:
+        await ask(agent)
+    assert server.connections == 1
+    other = LLMAgent(llm="test-model", base_url=server.base_url, api_key="of another customer")
+    await ask(other)
+    assert server.connections == 2
+    for llm in (agents[0].llm, other.llm):
+        await llm.aclose()
+    after = LLMAgent(llm="test-model", base_url=server.base_url, api_key="k")
+    await ask(after)
+    await after.llm.aclose()
+
+
+def test_a_client_ends_with_the_last_agent_that_uses_it() -> None:
+    async def make() -> list[weakref.ref[LLM]]:
+        agents = [LLMAgent(llm=name, base_url="http://127.0.0.1:1", api_key="k") for name in ("m", "m", "n")]
+        return [weakref.ref(agent.llm) for agent in agents]
+
+    first, second, third = asyncio.run(make())
+    gc.collect()
+    assert first is second
+    assert (first(), third()) == (None, None)
 
 
 async def test_a_model_that_was_given_is_not_closed(server: OpenAIServer, llm: LLM) -> None:

@@ -24,14 +24,14 @@ class LLMAgent:
 
         make = LLMAgent.factory(llm="openai/gpt-4o-mini", system_prompt="You are a waiter.", tools=[menu, order])
 
-    An agent serves one session, so a pool of them is made by :meth:`factory`, whose agents share one client.
+    An agent serves one session, so a pool takes a :meth:`factory`, whose agents share one client, closed with it.
 
     What the model said, the tools that it called and what they gave go into the conversation when the turn has come to
     its end; a turn that fails leaves nothing. A listener who stops a stream leaves what was said and done until then.
 
     Parameters:
-        llm: the model's name, such as ``openai/gpt-4o-mini``, which opens a client for this agent alone, or an
-            :class:`LLM`, which may be shared.
+        llm: the model's name, such as ``openai/gpt-4o-mini``, or an :class:`LLM`. Agents made with the same name in
+            one event loop share a client for as long as there are any.
         system_prompt: what the model is told first, in every turn. It is no part of the conversation, so a new one
             holds for old sessions too.
         tools: what the model may call: functions with type hints and a docstring, or :class:`Tool` objects. A tool
@@ -53,7 +53,7 @@ class LLMAgent:
         base_url: str | None = None,
         api_key: str | None = None,
     ) -> None:
-        self._llm = _as_llm(llm, base_url, api_key)
+        self._llm = _as_llm(llm, base_url, api_key, LLM.shared)
         self._prompt = system_prompt
         self._toolbox = tools if isinstance(tools, Toolbox) else Toolbox(tools)
         self._options = LLMOptions() if options is None else options
@@ -71,13 +71,18 @@ class LLMAgent:
         api_key: str | None = None,
     ) -> LLMAgentFactory:
         """What builds such agents, all on one client. The parameters are those of the class."""
-        shared = _as_llm(llm, base_url, api_key)
+        shared = _as_llm(llm, base_url, api_key, LLM)
         toolbox = Toolbox(tools)
         return LLMAgentFactory(
             lambda: cls(llm=shared, system_prompt=system_prompt, tools=toolbox, options=options),
             shared,
             closes=not isinstance(llm, LLM),
         )
+
+    @property
+    def llm(self) -> LLM:
+        """The model that it asks."""
+        return self._llm
 
     @property
     def chat_ctx(self) -> ChatContext:
@@ -235,9 +240,9 @@ class _Turn:
         return TurnResult("".join(self._said), self.called, {"llm": about})
 
 
-def _as_llm(llm: str | LLM, base_url: str | None, api_key: str | None) -> LLM:
+def _as_llm(llm: str | LLM, base_url: str | None, api_key: str | None, named: Callable[..., LLM]) -> LLM:
     if isinstance(llm, str):
-        return LLM(llm, base_url=base_url, api_key=api_key)
+        return named(llm, base_url=base_url, api_key=api_key)
     if not isinstance(llm, LLM):
         raise ConfigurationError(
             f"llm is a {type(llm).__name__}; give a model's name, such as 'openai/gpt-4o-mini', or LLM(name, client=…)"

@@ -6,13 +6,16 @@ What the server or the network does wrong is raised as the package raises it (``
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import os
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from pydantic_core import to_json
 
@@ -57,6 +60,10 @@ class Completion:
     usage: Mapping[str, int] = field(default_factory=dict)
 
 
+_shared: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[Any, LLM]]] = WeakKeyDictionary()
+"""By event loop, the models that living agents ask. Nothing is kept alive by it."""
+
+
 class LLM:
     """A model and the client that reaches it. One serves any number of agents, which share its connections.
 
@@ -91,6 +98,26 @@ class LLM:
         """The model's name as the server knows it."""
         self._own = client is None
         self._client = _connect(base_url, api_key) if client is None else client.with_options(max_retries=0)
+
+    @classmethod
+    def shared(cls, model: str, *, base_url: str | None = None, api_key: str | None = None) -> LLM:
+        """One that is used in this event loop already and was made of the same, or a new one.
+
+        For agents that are made one by one: a client takes 30 ms to make, and has connections of its own.
+
+        Raises:
+            ConfigurationError: as for the class.
+        """
+        try:
+            known = _shared.setdefault(asyncio.get_running_loop(), WeakValueDictionary())
+        except RuntimeError:  # there is no loop yet
+            return cls(model, base_url=base_url, api_key=api_key)
+        variables = tuple(sorted((name, value) for name, value in os.environ.items() if name.startswith("OPENAI_")))
+        made_of = (model, base_url, api_key, variables)
+        llm = known.get(made_of)
+        if llm is None or llm._client.is_closed():
+            llm = known[made_of] = cls(model, base_url=base_url, api_key=api_key)
+        return llm
 
     @property
     def base_url(self) -> str:

@@ -194,7 +194,7 @@ class OpenAIServer:
         self.connections += 1
         number = self.connections
         try:
-            while (request := await _read(reader, number)) is not None:
+            while (request := await read_request(reader, number)) is not None:
                 answer = await self._take(request)
                 if not await self._answer(request, answer, reader, writer):
                     writer.transport.abort()
@@ -324,7 +324,8 @@ def _write_chunk(writer: asyncio.StreamWriter, data: bytes) -> None:
     writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
 
 
-async def _read(reader: asyncio.StreamReader, connection: int) -> Request | None:
+async def read_request(reader: asyncio.StreamReader, connection: int = 0) -> Request | None:
+    """The next request of a connection; ``None`` where that is at its end."""
     try:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     except asyncio.IncompleteReadError:

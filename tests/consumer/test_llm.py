@@ -59,7 +59,8 @@ async def agents(server: OpenAIServer) -> AsyncIterator[LLMAgentFactory]:
 
 def calls_tools(request: Request) -> Answer:
     """Ask both tools, and repeat what they said."""
-    results = [m["content"] for m in request.messages if m["role"] == "tool"]
+    said_last = max(n for n, message in enumerate(request.messages) if message["role"] == "user")
+    results = [message["content"] for message in request.messages[said_last:] if message["role"] == "tool"]
     return Say(" and ".join(results)) if results else Calls(("c1", "which", {}), ("c2", "which_in_a_thread", {}))
 
 
@@ -208,7 +209,7 @@ async def test_a_turn_that_is_stopped_closes_the_response(
         assert (await stand.expect_reply("u")).text == "1. next", "something of the stopped turn was kept"
 
 
-async def test_pools_of_two_consumers_go_on_with_each_others_conversations(
+async def test_two_consumers_go_on_with_each_others_conversations(
     stand: Stand, server: OpenAIServer, agents: LLMAgentFactory
 ) -> None:
     """Given a turn with tools answered by one, when the next is answered by another, its model is told all of it."""
@@ -221,4 +222,4 @@ async def test_pools_of_two_consumers_go_on_with_each_others_conversations(
         await stand.send("s", "again", id="u")
         await stand.expect_reply("u")
     said = {"role": "assistant", "content": "t s 1 here and t s 1 here"}
-    assert server.requests[-1].messages == [*before, said, {"role": "user", "content": "again"}]
+    assert server.requests[-2].messages == [*before, said, {"role": "user", "content": "again"}]

@@ -1,0 +1,194 @@
+"""PlaybookKeeper: the whole state of a superdialog ``PlaybookAgent``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import cache
+from importlib.metadata import version
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+from superdialog.playbook.events import Event, UtteranceEvent
+
+from sdqueue.agents.superdialog.values import decode_value, encode_value
+from sdqueue.errors import RecordCorrupt, RecordError, RecordTooNew
+
+KIND: Final = "superdialog.PlaybookAgent"
+FORMAT: Final = 1
+
+_OF_AGENT: Final = ("_greeting_checkpoint", "_compacted_through", "_started_at", "_traversal_saved")
+_OF_SUPERVISOR: Final = ("_last_fired_turn", "_last_reviewed_version")
+_ROLES: Final = ("system", "user", "assistant")
+
+
+class PlaybookKeeper:
+    """Dumps and loads the state of one ``PlaybookAgent``.
+
+    That is its event log, of which everything else is a fold: step, slots, results of tools, what was said. Beside it
+    superdialog keeps from 0.3 how far the conversation is summarised, where it greeted, and when its supervisor last
+    looked; without these, a resumed agent summarises and reviews again what it has already.
+
+    Secrets: a playbook's ``env`` stands in the log. What still has the playbook's value is stored by its name alone
+    and comes back with the value that the playbook then has; what a tool has put there is stored as it is.
+
+    Parameters:
+        agent: the agent.
+    """
+
+    def __init__(self, agent: Any) -> None:
+        self._agent = agent
+        self._playbook = agent.runtime._pb
+
+    def dump_state(self) -> dict[str, Any]:
+        """Everything needed to go on in another process, as JSON values.
+
+        Raises:
+            RecordError: a tool or a slot has a value that could not come back as what it is.
+        """
+        supervisor = getattr(self._agent, "_supervisor", None)
+        return {
+            "kind": KIND,
+            "format": FORMAT,
+            "superdialog": _installed(),
+            "events": [self._dumped(event) for event in self._agent.event_log.events],
+            "agent": _attributes(self._agent, _OF_AGENT),
+            "supervisor": _attributes(supervisor, _OF_SUPERVISOR),
+        }
+
+    def load_state(self, state: Any) -> None:
+        """Go on from what :meth:`dump_state` returned.
+
+        Raises:
+            RecordTooNew: a newer superdialog or a newer release of sdqueue wrote it.
+            RecordCorrupt: it is no state of a PlaybookAgent.
+            RecordError: the playbook was edited, and has no longer the step at which the session stands.
+        """
+        if not isinstance(state, dict) or state.get("kind") != KIND:
+            raise RecordCorrupt(
+                f"the stored state is not that of a {KIND}; another agent has answered this session: give it its own "
+                "agent back, or reset the session"
+            )
+        if state.get("format") != FORMAT:
+            raise RecordTooNew(
+                f"the stored state of the {KIND} has format {state.get('format')!r}, this release reads {FORMAT}; "
+                "upgrade this process"
+            )
+        log = self._agent.event_log
+        try:
+            written, stored = str(state["superdialog"]), state["events"]
+            own, supervisors = decode_value(state["agent"]), decode_value(state["supervisor"])
+            events = self._rebuilt(stored, written)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise RecordCorrupt(
+                f"the stored state of the {KIND} is damaged: {type(error).__name__}; reset the session"
+            ) from None
+        # The log of the agent stays, with new contents: whoever the factory has subscribed to it stays subscribed.
+        log.events[:] = events
+        self._agent.load_event_log(log)
+        _set(self._agent, own)
+        _set(getattr(self._agent, "_supervisor", None), supervisors)
+        self._check_fit()
+
+    def load_chat_ctx(self, ctx: Any) -> None:
+        """Add to the log what was said since: a note of ``assist``, and what was heard of a broken-off answer.
+
+        The agent's own ``load_chat_ctx`` begins a new log of nothing but the conversation. Here the log stays; what
+        precedes its end in the conversation may have been shortened or summarised.
+        """
+        items = [(item.role, item.content) for item in ctx.items if item.role in _ROLES]
+        known = [(item.role, item.content) for item in self._agent.chat_ctx.items]
+        for role, text in items[len(items) - _count_new(items, known) :]:
+            self._agent.event_log.append(UtteranceEvent(role=role, text=text))
+
+    def _dumped(self, event: Any) -> dict[str, Any]:
+        fields = {}
+        for name, field in type(event).model_fields.items():
+            value = getattr(event, name)
+            # The version is the place in the list, and what is None by default says nothing.
+            if name != "version" and not (value is None and field.default is None):
+                fields[name] = encode_value(value, f"{name} of a {event.type} event of the playbook")
+        if event.type == "env_write" and self._playbook.env.get(event.key) == event.value:
+            del fields["value"]
+        return fields
+
+    def _rebuilt(self, stored: Sequence[dict[str, Any]], written: str) -> list[Any]:
+        fields = []
+        for number, event in enumerate(stored, 1):
+            fields.append(decode_value(event) | {"version": number})
+            if event["type"] == "env_write" and "value" not in event:
+                # An empty one where the playbook has dropped it: to templates and rules that is the same as none.
+                fields[-1]["value"] = self._playbook.env.get(event["key"], "")
+        try:
+            events = _adapter().validate_python(fields)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_context=False, include_url=False)[0]
+            number = first["loc"][0]
+            what = f"event {int(number) + 1}" if isinstance(number, int) else "it"
+            raise _unreadable(written, f"{what} is of a kind that it does not know ({first['type']})") from None
+        for event, known in zip(fields, events, strict=True):
+            if unknown := event.keys() - type(known).model_fields.keys():
+                raise _unreadable(written, f"a {known.type} event has the unknown field {min(unknown)!r}")
+        return list(events)
+
+    def _check_fit(self) -> None:
+        state, steps = self._agent.runtime.state, self._playbook.checkpoint_ids()
+        needed = {"stands at": [state.checkpoint_id], "is to return to": getattr(state, "resume_stack", ())}
+        for how, places in needed.items():
+            for place in places:
+                if place is not None and place not in steps:
+                    raise RecordError(
+                        f"the session {how} checkpoint {place!r}, which the playbook has no longer; add a checkpoint "
+                        "of that name again, if only to lead on from there, or reset the session"
+                    )
+
+
+@cache
+def _adapter() -> TypeAdapter[list[Any]]:
+    return TypeAdapter(list[Event])
+
+
+@cache
+def _installed() -> str:
+    return version("superdialog")
+
+
+def _unreadable(written: str, what: str) -> RecordError:
+    installed = _installed()
+    if _numbers(written) > _numbers(installed):
+        return RecordTooNew(
+            f"superdialog {written} wrote the session's state, which superdialog {installed} cannot read: {what}; "
+            f"install superdialog {written} in this process too"
+        )
+    return RecordCorrupt(
+        f"superdialog {installed} cannot read the session's state, which superdialog {written} wrote: {what}; "
+        f"go back to superdialog {written}, or reset the session"
+    )
+
+
+def _numbers(release: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", release)[:3]]
+
+
+def _attributes(owner: Any, names: Sequence[str]) -> dict[str, Any]:
+    return {name: encode_value(getattr(owner, name), name) for name in names if hasattr(owner, name)}
+
+
+def _set(owner: Any, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        if hasattr(owner, name):  # an older superdialog does without
+            setattr(owner, name, value)
+
+
+def _count_new(items: Sequence[tuple[str, str]], known: Sequence[tuple[str, str]]) -> int:
+    """How many of the last items stand behind all that is known; the two agree before these as far as both go back."""
+    best, longest = len(items), 0
+    for new in range(len(items)):
+        old = len(items) - new
+        both = min(old, len(known))
+        same = next((n for n in range(both) if items[old - 1 - n] != known[-1 - n]), both)
+        if same > longest:
+            best, longest = new, same
+        if both and same == both:
+            break
+    return best

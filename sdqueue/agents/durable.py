@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sdqueue.agents.agent import DurableAgent
 
-ADAPTERS: Final[dict[str, str]] = {}
+ADAPTERS: Final[dict[str, str]] = {"superdialog": "sdqueue.agents.superdialog"}
 """By the top-level package of an agent's class, the module that keeps its state.
 
 Each has a function ``durable(agent) -> DurableAgent | None``. It is imported only when such an agent comes by, so that

@@ -12,7 +12,7 @@ from sdqueue.agents.agent import (
     set_current_turn,
 )
 from sdqueue.agents.chat import ChatContext, ChatMessage, Role, ToolCall
-from sdqueue.agents.durable import durable
+from sdqueue.agents.durable import durable, load_conversation
 from sdqueue.agents.flow import FlowState
 from sdqueue.agents.function import FunctionAgent
 from sdqueue.agents.loading import as_agent_factory, load_agent_factory
@@ -37,5 +37,6 @@ __all__ = [
     "current_turn",
     "durable",
     "load_agent_factory",
+    "load_conversation",
     "set_current_turn",
 ]

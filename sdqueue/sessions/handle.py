@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sdqueue.agents import ChatContext, ChatMessage, durable
+from sdqueue.agents import ChatContext, ChatMessage, durable, load_conversation
 from sdqueue.errors import SessionClosed
 from sdqueue.sessions.conversation import added, join, mark, own
 from sdqueue.sessions.record import SessionRecord
@@ -263,7 +263,7 @@ class SessionHandle:
             return agent
         if self._agent_state is not None and (keeper := durable(agent)) is not None:
             keeper.load_state(copy.deepcopy(self._agent_state))
-        agent.load_chat_ctx(session.chat_ctx.copy())
+        load_conversation(agent, session.chat_ctx.copy())
         if session.flow_state is not None and hasattr(agent, "load_flow_state"):
             agent.load_flow_state(copy.deepcopy(session.flow_state))
         return agent
@@ -326,7 +326,7 @@ class SessionHandle:
             missing.append(ChatMessage("assistant", said))
         if missing:
             context.items.extend(missing)
-            agent.load_chat_ctx(context)
+            load_conversation(agent, context)
 
     def _next_record(self) -> SessionRecord | None:
         record, session = self.record, self._session

@@ -123,9 +123,8 @@ class PlaybookKeeper:
             events = _adapter().validate_python(fields)
         except ValidationError as error:
             first = error.errors(include_input=False, include_context=False, include_url=False)[0]
-            number = first["loc"][0]
-            what = f"event {int(number) + 1}" if isinstance(number, int) else "it"
-            raise _unreadable(written, f"{what} is of a kind that it does not know ({first['type']})") from None
+            kind = fields[int(first["loc"][0])]["type"]
+            raise _unreadable(written, f"event of type {kind!r}: {first['type']}") from None
         for event, known in zip(fields, events, strict=True):
             if unknown := event.keys() - type(known).model_fields.keys():
                 raise _unreadable(written, f"a {known.type} event has the unknown field {min(unknown)!r}")

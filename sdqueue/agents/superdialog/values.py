@@ -36,7 +36,9 @@ _PLAIN: Final = (str, int, bool, type(None))
 
 _READERS: Final[dict[str, Callable[[Any], Any]]] = {
     **{name: read for name, _, read in _SCALARS.values()},
-    **{name: lambda items, kind=kind: kind(decode_value(item) for item in items) for kind, name in _COLLECTIONS.items()},
+    "$tuple": lambda items: tuple(map(decode_value, items)),
+    "$set": lambda items: set(map(decode_value, items)),
+    "$frozenset": lambda items: frozenset(map(decode_value, items)),
     "$float": float,
     "$dict": lambda pairs: {decode_value(key): decode_value(value) for key, value in pairs},
 }

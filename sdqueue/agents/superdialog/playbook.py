@@ -77,17 +77,17 @@ class PlaybookKeeper:
         log = self._agent.event_log
         try:
             written, stored = str(state["superdialog"]), state["events"]
-            own, supervisors = decode_value(state["agent"]), decode_value(state["supervisor"])
+            own, supervisors = dict(decode_value(state["agent"])), dict(decode_value(state["supervisor"]))
             events = self._rebuilt(stored, written)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise RecordCorrupt(
                 f"the stored state of the {KIND} is damaged: {type(error).__name__}; reset the session"
             ) from None
         # The log of the agent stays, with new contents: whoever the factory has subscribed to it stays subscribed.
         log.events[:] = events
         self._agent.load_event_log(log)
-        _set(self._agent, own)
-        _set(getattr(self._agent, "_supervisor", None), supervisors)
+        _set_attributes(self._agent, _OF_AGENT, own)
+        _set_attributes(getattr(self._agent, "_supervisor", None), _OF_SUPERVISOR, supervisors)
         self._check_fit()
 
     def load_chat_ctx(self, ctx: Any) -> None:
@@ -173,10 +173,10 @@ def _attributes(owner: Any, names: Sequence[str]) -> dict[str, Any]:
     return {name: encode_value(getattr(owner, name), name) for name in names if hasattr(owner, name)}
 
 
-def _set(owner: Any, values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        if hasattr(owner, name):  # an older superdialog does without
-            setattr(owner, name, value)
+def _set_attributes(owner: Any, names: Sequence[str], values: dict[str, Any]) -> None:
+    for name in names:
+        if name in values and hasattr(owner, name):  # one or the other may be of a superdialog that does without
+            setattr(owner, name, values[name])
 
 
 def _count_new(items: Sequence[tuple[str, str]], known: Sequence[tuple[str, str]]) -> int:

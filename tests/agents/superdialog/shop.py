@@ -148,10 +148,10 @@ def _said(messages: list[dict[str, Any]]) -> str:
 
 
 class Talker:
-    """Speaks in three pieces, with a digest of its prompt."""
+    """Speaks in three sentences, with a digest of its prompt."""
 
     async def stream(self, messages: list[dict[str, Any]], **_: Any) -> AsyncIterator[str]:
-        for piece in ("I hear", f" {digest(messages)},", " go on?\u2028"):
+        for piece in ("I hear. ", f"That is {digest(messages)}. ", "Go on?\u2028"):
             yield piece
 
 

@@ -19,9 +19,11 @@ KEEPERS: Final = {
 
 
 def durable(agent: Any) -> DurableAgent | None:
-    """The keeper of an agent's state; ``None`` for those whose conversation is all (``LLMAgent``, ``LangChainAgent``)."""
+    """The keeper of an agent's state; ``None`` for ``LLMAgent`` and ``LangChainAgent``: the conversation is all."""
     for base in type(agent).__mro__:
         if base.__module__.partition(".")[0] == "superdialog" and base.__name__ in KEEPERS:
+            if getattr(agent, "_engine", None) == "playbook":  # from 0.3 a DialogMachine may be a PlaybookAgent inside
+                return durable(agent._ensure_backend())
             module, name = KEEPERS[base.__name__]
             keeper: DurableAgent = getattr(importlib.import_module(module), name)(agent)
             return keeper

@@ -9,9 +9,9 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 from superdialog.playbook.events import Event, UtteranceEvent
 
-from sdqueue.agents.superdialog.stamp import check_stamp, stamp, unreadable
+from sdqueue.agents.superdialog.stamp import check_stamp, installed, stamp, unreadable
 from sdqueue.agents.superdialog.values import decode_value, encode_value
-from sdqueue.errors import RecordCorrupt, StateMismatch
+from sdqueue.errors import ConfigurationError, RecordCorrupt, StateMismatch
 
 KIND: Final = "superdialog.PlaybookAgent"
 
@@ -32,9 +32,17 @@ class PlaybookKeeper:
 
     Parameters:
         agent: the agent.
+
+    Raises:
+        ConfigurationError: it is not built as those of the releases of superdialog that are known.
     """
 
     def __init__(self, agent: Any) -> None:
+        if not hasattr(getattr(agent, "runtime", None), "_pb"):
+            raise ConfigurationError(
+                f"the PlaybookAgent of superdialog {installed()} has no runtime with a playbook, so its state cannot "
+                "be saved; pip install 'sdqueue[superdialog]' takes a release that is known"
+            )
         self._agent = agent
         self._playbook = agent.runtime._pb
 

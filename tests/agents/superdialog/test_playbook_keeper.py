@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.agents.superdialog import shop
 from tests.agents.superdialog.service import Service, serving
 from tests.agents.superdialog.shop import CONVERSATION, NOTES, PLAYBOOK, make_playbook_agent
 
+FOLDER = Path(__file__).parent
 Factory = Callable[[], PlaybookAgent]
 
 compacting = pytest.mark.skipif(not shop.COMPACTS, reason="superdialog 0.3 and later")
@@ -203,6 +205,19 @@ def test_what_an_older_superdialog_wrote_and_this_one_cannot_read_is_said(state:
     assert "s3cret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+def test_what_another_release_has_written_is_read_or_refused_in_words() -> None:
+    """The shop after nine turns, as superdialog 0.2.8 and 0.3.0 have left it."""
+    older, newer = (json.loads((FOLDER / f"written-by-{release}.json").read_text()) for release in ("0.2.8", "0.3.0"))
+    agent = make_playbook_agent()
+    durable(agent).load_state(older)  # type: ignore[union-attr]
+    assert agent.runtime.state.checkpoint_id == "shop.after"
+    if shop.COMPACTS:
+        load(newer)
+    else:
+        with pytest.raises(RecordTooNew, match=r"install superdialog 0\.3\.0"):
+            load(newer)
 
 
 @pytest.mark.parametrize(

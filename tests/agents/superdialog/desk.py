@@ -72,6 +72,10 @@ def node(name: str, *edges: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"id": name, "name": name, "instruction": f"Talk about {name}.", "edges": list(edges), **more}
 
 
+def entering(action: str) -> dict[str, Any]:
+    return {"trigger": "on_enter", "action_id": action}
+
+
 def flow(first: str, *nodes: dict[str, Any], **more: Any) -> ConversationFlow:
     return ConversationFlow.model_validate(
         {"system_prompt": "You are at the help desk.", "initial_node": first, "nodes": list(nodes), **more}
@@ -102,7 +106,7 @@ def interrupted() -> ConversationFlow:
         node("welcome", edge("start", "order")),
         node("order", edge("placed", "pay"), max_turns=4),
         node("pay", edge("paid", "bye"), edge("give_up", "bye", is_fallback=True), max_turns=3),
-        node("complaint", edge("sorry", "thanks")),
+        node("complaint", edge("sorry", "thanks"), edge("refund", "bye")),
         node("hours", instruction=None, static_text="We are open from nine to five."),
         node("thanks", instruction=None, static_text="Thank you for telling us."),
         node("bye", is_final=True, static_text="Goodbye."),
@@ -113,20 +117,12 @@ def interrupted() -> ConversationFlow:
 
 def errands() -> ConversationFlow:
     """Nodes whose actions log in and look things up by HTTP; what they learn is used by later ones."""
-    token = {"Authorization": "Bearer {{TOKEN}}"}
     return flow(
         "hello",
         node("hello", edge("log_in", "menu")),
-        node(
-            "menu", edge("look", "stock"), edge("end", "bye"), actions=[{"trigger": "on_enter", "action_id": "login"}]
-        ),
-        node(
-            "stock",
-            edge("more", "stock"),
-            edge("done", "menu"),
-            actions=[{"trigger": "on_enter", "action_id": "count"}],
-            instruction="There are {{stock.data.left}} of {{item}}.",
-        ),
+        node("menu", edge("look", "tea"), edge("end", "bye"), actions=[entering("login")]),
+        node("tea", edge("more", "milk"), edge("done", "menu"), actions=[entering("count_tea")]),
+        node("milk", edge("less", "tea"), edge("leave", "bye"), actions=[entering("count_milk")]),
         node("bye", is_final=True, static_text="Goodbye."),
         environment_variables={"API": os.environ.get(URL, ""), "KEY": SECRET},
         actions=[
@@ -140,14 +136,17 @@ def errands() -> ConversationFlow:
                 "store_response_as": "login",
                 "env_updates": [{"env_key": "TOKEN", "result_path": "data.token"}],
             },
-            {
-                "id": "count",
-                "name": "count",
-                "method": "GET",
-                "url": "{{API}}/stock/{{item}}",
-                "headers": token,
-                "store_response_as": "stock",
-            },
+            *(
+                {
+                    "id": f"count_{item}",
+                    "name": f"count the {item}",
+                    "method": "GET",
+                    "url": "{{API}}/stock/" + item,
+                    "headers": {"Authorization": "Bearer {{TOKEN}}"},
+                    "store_response_as": item,
+                }
+                for item in ("tea", "milk")
+            ),
         ],
     )
 

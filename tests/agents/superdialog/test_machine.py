@@ -22,26 +22,15 @@ MAX_TURNS = Script(
 )
 INTERRUPTED = Script(
     [
-        *(
-            "hi",
-            "#start",
-            "#placed what=tea",
-            "how?",
-            "#complain",
-            "cold!",
-            "#ask_hours",
-            "hm",
-            "#sorry",
-            "which card?",
-        ),
-        *("#complain", "#sorry", "and cash?", "oh"),
+        *("hi", "#start", "#placed what=tea", "how?", "#complain", "cold!", "#ask_hours", "hm", "#sorry"),
+        *("which card?", "#ask_hours", "cash?", "oh", "hello?"),
     ],
     NOTES,
 )
 SLOTS = Script(
     [
-        *("hello", "#greeting_to_collect_info", "patient_name=Ann", "when?", "#global_faq", "where?"),
-        *("#faq_to_collect_info", "preferred_date=Monday", "#info_to_confirm", "fine!", "#confirm_to_goodbye", "bye"),
+        *("hello", "#greeting_to_faq", "where?", "#faq_to_collect_info", "patient_name=Ann", "when?"),
+        *("preferred_date=Monday", "#info_to_confirm", "fine!", "#confirm_to_faq", "#faq_to_goodbye", "bye"),
     ],
     NOTES,
 )
@@ -54,10 +43,7 @@ SWITCHED = Script(
     frozenset({2, 5}),
 )
 ERRANDS = Script(
-    [
-        *("hi", "#log_in", "what is there?", "#look item=tea", "#more", "really?", "#done", "#look item=milk"),
-        *("#more item=tea", "#done", "#end"),
-    ],
+    ["hi", "#log_in", "what is there?", "#look", "how much!", "#more", "#less", "#done", "#look", "#more", "#leave"],
     NOTES,
 )
 
@@ -115,17 +101,29 @@ async def test_a_process_for_every_turn_answers_as_one_for_all(
     assert SECRET not in str(resumed.agent_state)
 
 
-async def test_the_conversations_go_where_they_are_meant_to(office: Office) -> None:
+WALKS = {
+    "max_turns": "greet ask ask ask human ask ask ask ask ask human bye",
+    "interrupted intents": "welcome order pay pay complaint complaint complaint complaint pay pay bye bye bye bye",
+    "slots": "greeting faq faq collect_info collect_info collect_info collect_info confirm confirm faq goodbye goodbye",
+    "flow set": "greet ask ask welcome order pay complaint greeting faq greet ask ask greet ask ask ask human",
+    "tools": "hello menu menu tea tea milk tea menu tea milk bye",
+}
+
+
+@pytest.mark.parametrize("name", CONVERSATIONS)
+async def test_the_conversations_go_where_they_are_meant_to(name: str, office: Office) -> None:
     """What they show is only shown where the machine falls back, returns, switches and acts."""
-    walked = {}
-    for name, script in CONVERSATIONS.values():
-        answers, _ = await in_one_process(script, DESK + name)
-        walked[name] = nodes(answers)
-    assert walked["patience"] == [
-        *("greet", "ask", "ask", "ask", "human", "ask", "ask", "ask", "ask", "ask", "human", "bye")
-    ]
-    assert walked == {}
-    assert office.errands == []
+    agent, script = CONVERSATIONS[name]
+    answers, record = await in_one_process(Script(script.texts, script.notes), DESK + agent)
+    assert " ".join(nodes(answers)) == WALKS[name]
+    assert len(answers) >= 8
+    assert record.flow_state is not None
+    if name == "slots":
+        assert record.flow_state.userdata == {"patient_name": "Ann", "preferred_date": "Monday"}
+    if name == "tools":
+        token = "Bearer t0ken"
+        assert office.errands == [("/login", SECRET), ("/stock/tea", token), ("/stock/milk", token)]
+        assert office.asked > len(answers)
 
 
 @pytest.mark.parametrize("name", ["max_turns", "interrupted intents"])

@@ -16,7 +16,7 @@ from typing import Any, Final, get_args
 from pydantic import BaseModel
 from superdialog.machine.models import FlowContext, TransitionRecord
 
-from sdqueue.agents.chat import ChatContext, ChatMessage
+from sdqueue.agents.chat import ChatContext
 from sdqueue.agents.flow import FlowState
 from sdqueue.agents.superdialog.stamp import check_stamp, installed, stamp, unreadable
 from sdqueue.agents.superdialog.values import decode_value, encode_value
@@ -80,6 +80,7 @@ class MachineKeeper:
         }
         if machine is not None:
             state["context"] = _dumped(machine.context)
+            state["notes"] = _notes_at_end(machine)
             state["entered"] = getattr(machine, "_initial_on_enter_fired", False)
             state["env"] = self._changed_env()
             state["fetched"] = encode_value(getattr(agent._adapter, "_get_cache", {}), "the answer to an action")
@@ -107,6 +108,7 @@ class MachineKeeper:
             with _damage():
                 context = _restored(FlowContext, fields, written_by)
                 entered, env, fetched = state["entered"], dict(state["env"]), decode_value(state["fetched"])
+                context.data.history = [{"role": "system", "content": note} for note in state["notes"]]
             self._check_fit(self._built(), context)
             machine, adapter = agent._machine, agent._adapter
             machine.context, machine.state = context, context.state.current_node_id
@@ -118,20 +120,18 @@ class MachineKeeper:
         self._loaded = True
 
     def load_chat_ctx(self, ctx: Any) -> None:
-        """Go on from this conversation."""
-        agent = self._agent
+        """Go on from this conversation.
+
+        What it ends with and the machine had not taken in are notes for its next turn, be that in another flow.
+        """
+        agent, machine = self._agent, self._built()
         items, waiting = list(ctx.items), agent._pending_system_messages
-        # Notes that the machine had not taken in when it was saved may stand at the end of the conversation already:
-        # the session has put there those that came through its handle, which are the last ones.
-        end = [item.content for item in items[_length_before_notes(items) :]]
-        for count in range(len(waiting), 0, -1):
-            at = _find(end, waiting[-count:])
-            if at is not None:
-                before = len(items) - len(end) + at
-                items[before:before] = [ChatMessage("system", text) for text in waiting[:-count]]
-                waiting.clear()
-                break
-        self._built().load_chat_ctx(ChatContext(items))
+        taken_in = min(_length_without_notes(items) + len(_notes_at_end(machine)), len(items))
+        notes = [item.content for item in items[taken_in:]]
+        # The last ones that waited when the machine was saved are the first ones here, where they came by the handle.
+        known = next((n for n in range(len(waiting), 0, -1) if notes[:n] == waiting[-n:]), 0)
+        waiting.extend(notes[known:])
+        machine.load_chat_ctx(ChatContext(items[:taken_in]))
         agent._pending_chat_ctx = None
 
     def load_flow_state(self, state: Any) -> None:
@@ -278,9 +278,10 @@ def _encoded_items(values: dict[Any, Any], what: str) -> Any:
     return encode_value(values, what)
 
 
-def _length_before_notes(items: list[Any]) -> int:
+def _notes_at_end(machine: Any) -> list[str]:
+    items = machine.chat_ctx.items
+    return [item.content for item in items[_length_without_notes(items) :]]
+
+
+def _length_without_notes(items: list[Any]) -> int:
     return next((n for n in range(len(items), 0, -1) if items[n - 1].role != "system"), 0)
-
-
-def _find(texts: list[str], part: list[str]) -> int | None:
-    return next((n for n in range(len(texts) - len(part) + 1) if texts[n : n + len(part)] == part), None)

@@ -12,6 +12,7 @@ from typing import Any
 from sdqueue.agents.agent import AgentFactory
 from sdqueue.agents.function import FunctionAgent
 from sdqueue.agents.memo import MemoAgent
+from sdqueue.agents.wrapping import wrapped
 from sdqueue.errors import ConfigurationError
 
 
@@ -21,7 +22,8 @@ def load_agent_factory(name: str | None) -> AgentFactory:
     Parameters:
         name: ``package.module:attribute``, importable from the current directory or the environment. The attribute
             is a class or a function without arguments that builds an agent, or an ``async`` function (or async
-            generator) ``(text, history)`` that is one. ``None`` or an empty string is the built-in agent.
+            generator) ``(text, history)`` that is one, or a graph, a runnable or an agent of a library that is known
+            (:mod:`sdqueue.agents.wrapping`). ``None`` or an empty string is the built-in agent.
 
     Raises:
         ConfigurationError: it cannot be imported or is none of these.
@@ -47,11 +49,13 @@ def load_agent_factory(name: str | None) -> AgentFactory:
 
 
 def as_agent_factory(found: Any, *, name: str = "agent") -> AgentFactory:
-    """A factory or an async function ``(text, history)`` as an agent factory.
+    """A factory, an async function ``(text, history)`` or an object of a known library as an agent factory.
 
     Raises:
-        ConfigurationError: it is neither.
+        ConfigurationError: it is none of these.
     """
+    if (factory_of_known := wrapped(found)) is not None:
+        return factory_of_known
     if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
         try:
             inspect.signature(found).bind("text", [])

@@ -51,7 +51,7 @@ class LangGraphAgent(HistoryAgent):
         if thread.asking:
             todo = Command(resume={thread.asking: text}, update=todo if given else None)
         modes = ["values", "checkpoints", *(["messages"] if stream else [])]
-        before: Any = ()
+        before: Any = None
         after: Any = ()
         questions: Any = ()
         async for mode, part in thread.graph.astream(todo, thread.config, stream_mode=modes, **thread.options):
@@ -59,10 +59,10 @@ class LangGraphAgent(HistoryAgent):
                 thread.reached(part)
             elif mode == "values":
                 after, questions = part.get("messages", after), part.get("__interrupt__", ())
-                before = before or after
+                before = after if before is None else before
             elif isinstance(part[0], AIMessage):
                 yield str(part[0].text)
-        known = {*given, *(message.id for message in before)}
+        known = {*given, *(message.id for message in before or ())}
         new = [said, *from_langchain(message for message in after if message.id not in known)]
         keeps, question = bool(self._graph.checkpointer), questions[0] if questions else None
         if question and not keeps:

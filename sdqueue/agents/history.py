@@ -8,6 +8,8 @@ from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pydantic_core import to_json
+
 from sdqueue.agents.agent import StreamChunk, TurnResult
 from sdqueue.agents.chat import ChatContext, ChatMessage
 
@@ -110,5 +112,5 @@ def arguments_of(text: Any) -> dict[str, Any]:
 
 
 def as_text(value: Any) -> str:
-    """What a tool or a question says, for the conversation: text as it is, anything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    """An output, a tool's result or a question, for the conversation: text as it is, anything else as JSON."""
+    return value if isinstance(value, str) else to_json(value, fallback=str).decode()

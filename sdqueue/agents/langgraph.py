@@ -51,20 +51,22 @@ class LangGraphAgent(HistoryAgent):
         if thread.asking:
             todo = Command(resume={thread.asking: text}, update=todo if given else None)
         modes = ["values", "checkpoints", *(["messages"] if stream else [])]
+        keeps = bool(self._graph.checkpointer)
         before: Any = None
         after: Any = ()
-        questions: Any = ()
+        questions: list[Any] = []
         async for mode, part in thread.graph.astream(todo, thread.config, stream_mode=modes, **thread.options):
             if mode == "checkpoints":
-                thread.reached(part)
+                after = thread.reached(part) or after
             elif mode == "values":
-                after, questions = part.get("messages", after), part.get("__interrupt__", ())
-                before = after if before is None else before
+                before = part.get("messages", ()) if before is None else before
+                after = after if keeps else part.get("messages", after)
+                questions += part.get("__interrupt__", ())
             elif isinstance(part[0], AIMessage):
                 yield str(part[0].text)
         known = {*given, *(message.id for message in before or ())}
         new = [said, *from_langchain(message for message in after if message.id not in known)]
-        keeps, question = bool(self._graph.checkpointer), questions[0] if questions else None
+        question = questions[0] if questions else None
         if question and not keeps:
             raise AgentResultError("the graph interrupts, so compile it with a checkpointer: InMemorySaver() will do")
         if question:

@@ -32,6 +32,11 @@ class GraphThread:
     """
 
     def __init__(self, graph: Any, state: dict[str, Any] | None) -> None:
+        if "messages" not in graph.channels:
+            raise ConfigurationError(
+                f"the graph's state has no messages, only {', '.join(graph.channels)}; a graph that chats has them, as "
+                "langgraph's MessagesState does"
+            )
         self._state = state or {}
         turn = current_turn()
         session_id = turn.session_id if turn else "session"
@@ -72,11 +77,19 @@ class GraphThread:
                 return items[at + 1 :]
         return [message for message in items[-1:] if message.role == "system"]
 
-    def reached(self, checkpoint: dict[str, Any]) -> None:
-        """Note a checkpoint of this run."""
+    def reached(self, checkpoint: dict[str, Any]) -> list[Any] | None:
+        """Note a checkpoint of this run.
+
+        Returns:
+            The messages in it; ``None`` where it is a subgraph's. What tasks have written whose neighbours wait for an
+            answer is not among them: it comes with the step that they are part of.
+        """
         found = checkpoint["config"]["configurable"]
-        if not found.get("checkpoint_ns"):
-            self._where = {**self._where, "checkpoint_id": found["checkpoint_id"]}
+        if found.get("checkpoint_ns"):
+            return None
+        self._where = {**self._where, "checkpoint_id": found["checkpoint_id"]}
+        messages: list[Any] = checkpoint["values"].get("messages", [])
+        return messages
 
     def state(self, asking: str | None, *, heard: int, last: str) -> dict[str, Any] | None:
         """Where the run has ended; ``None`` for a graph that keeps nothing.

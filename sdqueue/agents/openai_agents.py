@@ -7,13 +7,13 @@ from typing import Any
 
 from sdqueue.agents.chat import ChatContext, ChatMessage
 from sdqueue.agents.extras import extra
-from sdqueue.agents.history import Answer, HistoryAgent
+from sdqueue.agents.history import Answer, HistoryAgent, as_text
 from sdqueue.agents.openai_agents_items import from_items, to_items
 from sdqueue.errors import AgentResultError, RecordError
 
 with extra("openai-agents"):
     from agents import RunConfig, Runner
-    from pydantic_core import to_json
+    from agents.exceptions import UserError
 
 
 class OpenAIAgentsAgent(HistoryAgent):
@@ -32,15 +32,11 @@ class OpenAIAgentsAgent(HistoryAgent):
         self._options = {"run_config": RunConfig(tracing_disabled=True), **options}
 
     def dump_state(self) -> dict[str, Any] | None:
-        """Which agent answers, by name; ``None`` where it is the first."""
+        """Which agent answers; ``None`` for the first."""
         return None if self._agent is self._first else {"agent": self._agent.name}
 
     def load_state(self, state: Any) -> None:
-        """Let that agent answer.
-
-        Raises:
-            RecordError: none of this name is to be found among the handoffs.
-        """
+        """Let that agent answer; raises RecordError where the handoffs do not lead to one of its name."""
         found = {agent.name: agent for agent in reversed(_reachable(self._first))}
         if state is not None and state["agent"] not in found:
             raise RecordError(
@@ -52,28 +48,30 @@ class OpenAIAgentsAgent(HistoryAgent):
     async def _answer(self, text: str, *, stream: bool) -> AsyncGenerator[str | Answer, None]:
         said = ChatMessage("user", text)
         items: Any = to_items([*self._chat.items, said])
-        if stream:
-            result: Any = Runner.run_streamed(self._agent, items, **self._options)
-            try:
-                async for event in result.stream_events():
-                    if event.type == "raw_response_event" and event.data.type == "response.output_text.delta":
-                        yield event.data.delta
-            finally:
-                result.cancel()  # where it has ended, nothing is left to stop
-        else:
-            result = await Runner.run(self._agent, items, **self._options)
+        try:
+            if stream:
+                result: Any = Runner.run_streamed(self._agent, items, **self._options)
+                try:
+                    async for event in result.stream_events():
+                        if event.type == "raw_response_event" and event.data.type == "response.output_text.delta":
+                            yield event.data.delta
+                finally:
+                    result.cancel()  # where it has ended, nothing is left to stop
+            else:
+                result = await Runner.run(self._agent, items, **self._options)
+        except UserError as error:
+            raise error.__cause__ or error from None  # a tool's own error says whether trying again may help
         if result.interruptions:
-            raise AgentResultError(
-                "a tool needs approval, which a turn cannot wait for; let the tool ask by its result"
-            )
-        self._agent, output = result.last_agent, result.final_output
-        output = output if isinstance(output, str) else to_json(output).decode()
-        yield Answer(output, [said, *from_items(item.to_input_item() for item in result.new_items)])
+            raise AgentResultError("a tool needs approval, for which a turn cannot wait; let the tool ask the user")
+        self._agent = result.last_agent
+        new = [said, *from_items(item.to_input_item() for item in result.new_items)]
+        yield Answer(as_text(result.final_output), new)
 
 
 def _reachable(first: Any) -> list[Any]:
     found = [first]
     for agent in found:
-        targets = (getattr(target, "_agent_ref", None) or (lambda target=target: target) for target in agent.handoffs)
-        found += [target for ref in targets if (target := ref()) is not None and target not in found]
+        refs = [getattr(target, "_agent_ref", None) for target in agent.handoffs]
+        targets = [ref() if ref else target for ref, target in zip(refs, agent.handoffs, strict=True)]
+        found += [target for target in targets if target is not None and target not in found]
     return found

@@ -21,7 +21,7 @@ def to_items(messages: Iterable[ChatMessage]) -> list[dict[str, Any]]:
         if message.content or not message.tool_calls:
             items.append({"role": message.role, "content": message.content})
         for call in message.tool_calls:
-            arguments = json.dumps(call.arguments)
+            arguments = json.dumps(call.arguments, ensure_ascii=False, separators=(",", ":"))  # as models write them
             items.append({"type": "function_call", "call_id": call.id, "name": call.name, "arguments": arguments})
     return items
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sdqueue.agents.chat import ChatContext
 from sdqueue.agents.extras import extra
-from sdqueue.agents.history import Answer, HistoryAgent
+from sdqueue.agents.history import Answer, HistoryAgent, as_text
 from sdqueue.agents.pydantic_ai_messages import from_pydantic_ai, to_pydantic_ai
 from sdqueue.errors import AgentResultError
 
@@ -20,7 +20,6 @@ with extra("pydantic-ai"):
         TextPart,
         TextPartDelta,
     )
-    from pydantic_core import to_json
 
 
 class PydanticAIAgent(HistoryAgent):
@@ -63,8 +62,7 @@ class PydanticAIAgent(HistoryAgent):
             raise AgentResultError(
                 "the agent asks for tools to be approved or run elsewhere, which a turn cannot wait for; let them run"
             )
-        output = result.output if isinstance(result.output, str) else to_json(result.output).decode()
-        yield Answer(output, list(from_pydantic_ai(result.new_messages())), kept)
+        yield Answer(as_text(result.output), list(from_pydantic_ai(result.new_messages())), kept)
 
 
 def _listed(instructions: Any) -> list[Any]:

@@ -15,8 +15,6 @@ import zlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any, TypedDict
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"
-
 import aiosqlite
 from agents import Agent as OpenAIAgent
 from agents import function_tool
@@ -40,7 +38,6 @@ from pydantic_ai.models.function import AgentInfo, DeltaToolCall, FunctionModel
 
 from sdqueue.agents import current_turn
 from sdqueue.agents.langgraph import LangGraphAgent
-
 
 limbo = asyncio.Semaphore(0)
 """Released by every tool that waits for ever, where ``BRAINS_LIMBO`` is set."""

@@ -30,7 +30,7 @@ async def test_a_graph_with_a_checkpointer_answers_as_alone() -> None:
         asked = "__interrupt__" in state
         alone.append(state["__interrupt__"][0].value if asked else state["messages"][-1].text)
 
-    alone = [said if isinstance(said, str) else '{"sure": "two"}' for said in alone]
+    alone = [said if isinstance(said, str) else '{"sure":"two"}' for said in alone]
     assert await in_session(bots.remembering) == alone
 
 

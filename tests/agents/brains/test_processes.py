@@ -45,10 +45,9 @@ async def consumer(environment: dict[str, str]) -> AsyncIterator[asyncio.StreamR
 async def ask(client: Client, session_id: str, text: str, turn_id: str) -> Any:
     if text not in STREAMED:
         return await client.ask(session_id, text, id=turn_id, timeout=60)
-    reply = None
-    async for reply in client.stream(session_id, text, id=turn_id, timeout=60):
-        pass
-    return reply
+    replies = [reply async for reply in client.stream(session_id, text, id=turn_id, timeout=60)]
+    assert "".join(reply.text for reply in replies[:-1]) == replies[-1].text
+    return replies[-1]
 
 
 @pytest.mark.rabbitmq
@@ -108,7 +107,7 @@ async def test_another_process_for_every_turn_answers_as_one_process_does(
             assert many.chat_ctx == one.chat_ctx
             assert comparable(many.agent_state) == comparable(one.agent_state)
     for name in ("remembering", "stored"):
-        assert replies[name][2:5] == [("How many?", []), ('{"sure": "two"}', []), ("visit 3: two, yes", [])]
+        assert replies[name][2:5] == [("How many?", []), ('{"sure":"two"}', []), ("visit 3: two, yes", [])]
     assert replies["openai-agents"][5][1] == ["transfer_to_sales"]
     for name in CALLING:
         for number, city in ((1, "Limbo"), (6, "Rome")):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -23,6 +22,7 @@ KEPT = pytest.mark.parametrize("kept", [1000, 0], ids=["warm", "cold"])
 async def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
     path = str(tmp_path / "checkpoints.db")
     monkeypatch.setenv("BRAINS_DB", path)
+    monkeypatch.setattr(bots, "limbo", asyncio.Semaphore(0))
     yield
     if path in bots.connections:
         await bots.connections.pop(path).close()

@@ -223,3 +223,12 @@ async def test_a_state_without_messages_is_refused() -> None:
 
     with pytest.raises(ConfigurationError, match="no messages"):
         await LangGraphAgent(graph_of(node, state=State)).turn("hi")
+
+
+async def test_an_answer_that_is_given_again_after_a_crash_answers_one_question() -> None:
+    """Where the checkpoint is in the session, the run that was lost has left nothing."""
+    agent = LangGraphAgent(graph_of(twice, checkpointer=InMemorySaver()))
+    await agent.turn("hi")
+    lost, again = resumed(agent), resumed(agent)
+    assert [await text_of(lost, "1"), await text_of(again, "1")] == ["b?", "b?"]
+    assert await text_of(resumed(again), "2") == "1 and 2"

@@ -72,6 +72,7 @@ class Isolation:
             "record": encode(handle.record),
             "session_id": work.session_id,
             "turn_id": work.turn_id,
+            "metadata": work.metadata,
             "text": work.turn.text,
             "stream": on_said is not None,
             "timeout": timeout,

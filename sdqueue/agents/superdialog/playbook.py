@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from functools import cache
-from importlib.metadata import version
 from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 from superdialog.playbook.events import Event, UtteranceEvent
 
+from sdqueue.agents.superdialog.stamp import check_stamp, installed, stamp, unreadable
 from sdqueue.agents.superdialog.values import decode_value, encode_value
-from sdqueue.errors import RecordCorrupt, RecordError, RecordTooNew
+from sdqueue.errors import ConfigurationError, RecordCorrupt, StateMismatch
 
 KIND: Final = "superdialog.PlaybookAgent"
-FORMAT: Final = 1
 
 _OF_AGENT: Final = ("_greeting_checkpoint", "_compacted_through", "_started_at", "_traversal_saved")
 _OF_SUPERVISOR: Final = ("_last_fired_turn", "_last_reviewed_version")
@@ -34,9 +32,17 @@ class PlaybookKeeper:
 
     Parameters:
         agent: the agent.
+
+    Raises:
+        ConfigurationError: it is not built as those of the releases of superdialog that are known.
     """
 
     def __init__(self, agent: Any) -> None:
+        if not hasattr(getattr(agent, "runtime", None), "_pb"):
+            raise ConfigurationError(
+                f"the PlaybookAgent of superdialog {installed()} has no runtime with a playbook, so its state cannot "
+                "be saved; pip install 'sdqueue[superdialog]' takes a release that is known"
+            )
         self._agent = agent
         self._playbook = agent.runtime._pb
 
@@ -47,10 +53,7 @@ class PlaybookKeeper:
             RecordError: a tool or a slot has a value that could not come back as what it is.
         """
         supervisor = getattr(self._agent, "_supervisor", None)
-        return {
-            "kind": KIND,
-            "format": FORMAT,
-            "superdialog": _installed(),
+        return stamp(KIND) | {
             "events": [self._dumped(event) for event in self._agent.event_log.events],
             "agent": _attributes(self._agent, _OF_AGENT),
             "supervisor": _attributes(supervisor, _OF_SUPERVISOR),
@@ -62,23 +65,13 @@ class PlaybookKeeper:
         Raises:
             RecordTooNew: a newer superdialog or a newer release of sdqueue wrote it.
             RecordCorrupt: it is no state of a PlaybookAgent.
-            RecordError: the playbook was edited, and has no longer the step at which the session stands.
+            StateMismatch: the playbook was edited, and has no longer the step at which the session stands.
         """
-        if not isinstance(state, dict) or state.get("kind") != KIND:
-            raise RecordCorrupt(
-                f"the stored state is not that of a {KIND}; another agent has answered this session: give it its own "
-                "agent back, or reset the session"
-            )
-        if state.get("format") != FORMAT:
-            raise RecordTooNew(
-                f"the stored state of the {KIND} has format {state.get('format')!r}, this release reads {FORMAT}; "
-                "upgrade this process"
-            )
+        written_by = check_stamp(state, KIND)
         log = self._agent.event_log
         try:
-            written, stored = str(state["superdialog"]), state["events"]
             own, supervisors = dict(decode_value(state["agent"])), dict(decode_value(state["supervisor"]))
-            events = self._rebuilt(stored, written)
+            events = self._rebuilt(state["events"], written_by)
         except (KeyError, TypeError, AttributeError, ValueError) as error:
             raise RecordCorrupt(
                 f"the stored state of the {KIND} is damaged: {type(error).__name__}; reset the session"
@@ -112,7 +105,7 @@ class PlaybookKeeper:
             del fields["value"]
         return fields
 
-    def _rebuilt(self, stored: Sequence[dict[str, Any]], written: str) -> list[Any]:
+    def _rebuilt(self, stored: Sequence[dict[str, Any]], written_by: str) -> list[Any]:
         fields = []
         for number, event in enumerate(stored, 1):
             fields.append(decode_value(event) | {"version": number})
@@ -124,10 +117,10 @@ class PlaybookKeeper:
         except ValidationError as error:
             first = error.errors(include_input=False, include_context=False, include_url=False)[0]
             kind = fields[int(first["loc"][0])]["type"]
-            raise _unreadable(written, f"event of type {kind!r}: {first['type']}") from None
+            raise unreadable(written_by, f"event of type {kind!r}: {first['type']}") from None
         for event, known in zip(fields, events, strict=True):
             if unknown := event.keys() - type(known).model_fields.keys():
-                raise _unreadable(written, f"a {known.type} event has the unknown field {min(unknown)!r}")
+                raise unreadable(written_by, f"a {known.type} event has the unknown field {min(unknown)!r}")
         return list(events)
 
     def _check_fit(self) -> None:
@@ -136,7 +129,7 @@ class PlaybookKeeper:
         for how, places in needed.items():
             for place in places:
                 if place is not None and place not in steps:
-                    raise RecordError(
+                    raise StateMismatch(
                         f"the session {how} checkpoint {place!r}, which the playbook has no longer; add a checkpoint "
                         "of that name again, if only to lead on from there, or reset the session"
                     )
@@ -145,28 +138,6 @@ class PlaybookKeeper:
 @cache
 def _adapter() -> TypeAdapter[list[Any]]:
     return TypeAdapter(list[Event])
-
-
-@cache
-def _installed() -> str:
-    return version("superdialog")
-
-
-def _unreadable(written: str, what: str) -> RecordError:
-    installed = _installed()
-    if _numbers(written) > _numbers(installed):
-        return RecordTooNew(
-            f"superdialog {written} wrote the session's state, which superdialog {installed} cannot read: {what}; "
-            f"install superdialog {written} in this process too"
-        )
-    return RecordCorrupt(
-        f"superdialog {installed} cannot read the session's state, which superdialog {written} wrote: {what}; "
-        f"go back to superdialog {written}, or reset the session"
-    )
-
-
-def _numbers(release: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", release)[:3]]
 
 
 def _attributes(owner: Any, names: Sequence[str]) -> dict[str, Any]:

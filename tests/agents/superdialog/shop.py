@@ -20,11 +20,14 @@ from typing import Any
 from langchain_core.language_models import BaseChatModel
 from langchain_core.messages import AIMessage, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatResult
+from superdialog import DialogMachine
 from superdialog.agents.langchain_agent import LangChainAgent
 from superdialog.agents.llm_agent import LLMAgent
 from superdialog.llm.provider import CompletionResult, StreamChunk
 from superdialog.playbook import Playbook, PlaybookAgent, agent, runtime
 from superdialog.playbook.toolexec import httpx_http
+
+from sdqueue.agents import current_turn
 
 JOURNAL = "SDQUEUE_TEST_SHOP_JOURNAL"
 """Names the file to which the tools that are functions write a line each time they run."""
@@ -191,23 +194,48 @@ def _write(tool: str) -> None:
         journal.write(f"{tool}\n")
 
 
-def make_playbook_agent(text: str = PLAYBOOK) -> PlaybookAgent:
-    """The shop's PlaybookAgent."""
+TOOLS = {"open_ticket": open_ticket, "look_up_day": look_up_day}
+
+
+def _playbook(text: str) -> Playbook:
     for module in (agent, runtime):
         if hasattr(module, "datetime"):
             module.datetime = FrozenClock  # type: ignore[attr-defined]
+    return Playbook.from_yaml(text % {"url": os.environ.get(URL, "http://127.0.0.1:9"), "secret": SECRET})
+
+
+def make_playbook_agent(text: str = PLAYBOOK, kind: type[PlaybookAgent] = PlaybookAgent) -> PlaybookAgent:
+    """The shop's PlaybookAgent."""
     more = {"allow_private_hosts": True, "supervisor_llm": Director()} if COMPACTS else {}
     known = inspect.signature(PlaybookAgent).parameters
-    return PlaybookAgent(
-        Playbook.from_yaml(text % {"url": os.environ.get(URL, "http://127.0.0.1:9"), "secret": SECRET}),
+    return kind(
+        _playbook(text),
         Talker(),
         Director(),
         httpx_http,
-        python_tools={"open_ticket": open_ticket, "look_up_day": look_up_day},
+        python_tools=dict(TOOLS),
         token_budget=700,
         barrier_timeout=30.0,
         **{name: value for name, value in more.items() if name in known},
     )
+
+
+def make_machine_with_playbook() -> DialogMachine:
+    """The shop behind a DialogMachine, which from 0.3 takes playbooks too and has a PlaybookAgent inside."""
+    machine: Any = DialogMachine(_playbook(PLAYBOOK), llm="openai/none", barrier_timeout=30.0, settle_before_speak=True)  # type: ignore[call-arg]
+    machine._talker_override, machine._director_override = Talker(), Director()
+    executor = machine._ensure_backend().runtime._executor
+    executor._python_tools, executor._allow_private_hosts = dict(TOOLS), True
+    return machine  # type: ignore[no-any-return]
+
+
+class Speaker(PlaybookAgent):
+    """Answers in the language that is in the turn's metadata, as superdialog's PlaybookAgent can from 0.3."""
+
+    async def turn(self, text: str, *, stream: bool = False) -> Any:  # type: ignore[override]
+        turn = current_turn()
+        language = turn.metadata.get("language") if turn is not None else None
+        return await super().turn(text, stream=stream, language=language)  # type: ignore[call-arg]
 
 
 class Provider:

@@ -9,9 +9,10 @@ import pytest
 
 from tests.agents.superdialog.relay import Script, in_many_processes, in_one_process
 from tests.agents.superdialog.service import Service, serving
-from tests.agents.superdialog.shop import CONVERSATION, NOTES
+from tests.agents.superdialog.shop import COMPACTS, CONVERSATION, NOTES
 
 PLAYBOOK = "tests.agents.superdialog.shop:make_playbook_agent"
+MACHINE = "tests.agents.superdialog.shop:make_machine_with_playbook"
 LLM = "tests.agents.superdialog.shop:make_llm_agent"
 LANGCHAIN = "tests.agents.superdialog.shop:make_langchain_agent"
 
@@ -25,7 +26,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
         yield service
 
 
-@pytest.mark.parametrize("agent", [PLAYBOOK, LLM, LANGCHAIN])
+@pytest.mark.parametrize("agent", [PLAYBOOK, *[MACHINE] * COMPACTS, LLM, LANGCHAIN])
 @pytest.mark.parametrize("script", [ALL, STREAMED], ids=["whole", "in pieces"])
 async def test_a_process_for_every_turn_answers_as_one_for_all(
     script: Script, agent: str, service: Service, amqp_url: str, redis_url: str, namespace: str
@@ -41,8 +42,8 @@ async def test_a_process_for_every_turn_answers_as_one_for_all(
     assert resumed.chat_ctx == record.chat_ctx
     assert resumed.agent_state == record.agent_state
     assert (service.ran, service.bookings) == did
-    if agent == PLAYBOOK:
+    if agent in (PLAYBOOK, MACHINE):
         assert did[0] == ["open_ticket", "look_up_day"]
         assert len(did[1]) == 1
-    assert (record.agent_state is not None) == (agent == PLAYBOOK)
+    assert (record.agent_state is not None) == (agent in (PLAYBOOK, MACHINE))
     assert all(bool(answer.deltas) == (n in script.streamed) for n, answer in enumerate(answers, 1))

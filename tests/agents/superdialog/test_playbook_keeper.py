@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,16 @@ from typing import Any
 import pytest
 from superdialog.playbook import PlaybookAgent
 
-from sdqueue.agents import ChatMessage, durable, load_conversation
+from sdqueue.agents import ChatMessage, TurnContext, durable, load_conversation, set_current_turn
 from sdqueue.agents.durable import ADAPTERS
 from sdqueue.agents.superdialog import playbook as keeping
-from sdqueue.errors import RecordCorrupt, RecordError, RecordTooNew
+from sdqueue.errors import RecordCorrupt, RecordError, RecordTooNew, StateMismatch
 from sdqueue.sessions import InMemorySessionStore, SessionRecord, SessionWorker, codec
 from tests.agents.superdialog import shop
 from tests.agents.superdialog.service import Service, serving
 from tests.agents.superdialog.shop import CONVERSATION, NOTES, PLAYBOOK, make_playbook_agent
 
+FOLDER = Path(__file__).parent
 Factory = Callable[[], PlaybookAgent]
 
 compacting = pytest.mark.skipif(not shop.COMPACTS, reason="superdialog 0.3 and later")
@@ -152,7 +154,7 @@ async def test_a_playbook_that_was_edited_and_still_fits_goes_on(store: InMemory
 async def test_a_step_that_was_removed_is_named_and_the_session_stays_as_it_was(store: InMemorySessionStore) -> None:
     await converse(store, CONVERSATION[:9])
     before = codec.encode(await record_of(store))
-    with pytest.raises(RecordError, match=r"stands at checkpoint 'shop\.after', .* reset the session"):
+    with pytest.raises(StateMismatch, match=r"stands at checkpoint 'shop\.after', .* reset the session"):
         await converse(
             store, ["and?"], factory=edited(("id: after", "id: later"), ("to: shop.after", "to: shop.later"))
         )
@@ -163,7 +165,7 @@ async def test_a_step_that_was_removed_is_named_and_the_session_stays_as_it_was(
 async def test_a_removed_step_to_which_a_digression_would_return_is_named(store: InMemorySessionStore) -> None:
     await converse(store, CONVERSATION[:3])
     factory = edited(("id: collect", "id: gather"), ("shop.collect", "shop.gather"))
-    with pytest.raises(RecordError, match=r"is to return to checkpoint 'shop\.collect'"):
+    with pytest.raises(StateMismatch, match=r"is to return to checkpoint 'shop\.collect'"):
         await converse(store, ["thanks"], factory=factory)
 
 
@@ -203,6 +205,19 @@ def test_what_an_older_superdialog_wrote_and_this_one_cannot_read_is_said(state:
     assert "s3cret" not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+def test_what_another_release_has_written_is_read_or_refused_in_words() -> None:
+    """The shop after nine turns, as superdialog 0.2.8 and 0.3.0 have left it."""
+    older, newer = (json.loads((FOLDER / f"written-by-{release}.json").read_text()) for release in ("0.2.8", "0.3.0"))
+    agent = make_playbook_agent()
+    durable(agent).load_state(older)  # type: ignore[union-attr]
+    assert agent.runtime.state.checkpoint_id == "shop.after"
+    if shop.COMPACTS:
+        load(newer)
+    else:
+        with pytest.raises(RecordTooNew, match=r"install superdialog 0\.3\.0"):
+            load(newer)
 
 
 @pytest.mark.parametrize(
@@ -368,3 +383,16 @@ async def test_who_has_subscribed_to_the_log_in_the_factory_hears_of_a_resumed_s
 
     await converse(store, ["hm"], factory=make, first=3)
     assert heard[-1].get_nowait().text == "hm"
+
+
+@compacting
+async def test_the_language_of_a_turn_comes_with_its_metadata(store: InMemorySessionStore) -> None:
+    """And sticks, as superdialog has it, in the next process too."""
+    for text, metadata in (("hi", {"language": "hi"}), ("well", {})):
+        set_current_turn(TurnContext("t", "s", metadata=metadata))
+        await converse(store, [text], factory=lambda: make_playbook_agent(kind=shop.Speaker), first=2)
+    agent = make_playbook_agent()
+    durable(agent).load_state((await record_of(store)).agent_state)  # type: ignore[union-attr]
+    assert agent.runtime.state.language == "hi"  # type: ignore[attr-defined]
+    said = [event for event in agent.event_log.events if event.type == "utterance" and event.role == "user"]
+    assert [event.language for event in said] == ["hi", None]  # type: ignore[attr-defined]

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, AnyStr, Final, Literal, NamedTuple, Protocol
 
 from sdqueue.errors import RecordCorrupt, RecordSealed, RecordTooNew
+from sdqueue.sessions import codec
 from sdqueue.sessions.record import Stored
 
 Part = Literal["record", "head", "message", "outcome", "turn", "refusal"]
@@ -131,7 +132,8 @@ class Unsealed:
     async def reading(self, session_id: str, stored: str | bytes | None) -> Seal:
         """See :meth:`Sealing.reading`."""
         if stored is not None and is_sealed(stored):
-            parse(stored)
+            with codec.naming(session_id):
+                parse(stored)
             raise RecordSealed(
                 f"session {session_id!r} is sealed, and this process has no keys; set SDQUEUE_ENCRYPTION_KEYS as where "
                 "it was saved, or give the store a sealer"
@@ -182,7 +184,7 @@ def parse(stored: str | bytes) -> Sealed:
     fields = (stored if isinstance(stored, bytes) else stored.encode("utf-8", "replace")).split(b":")
     if len(fields) == 4 and fields[0] == b"sealed1" and len(fields[1]) == 16:
         try:
-            return Sealed(fields[1].decode("ascii"), fields[2].decode("ascii"), binascii.a2b_base64(fields[3]))
+            return Sealed(fields[1].decode("ascii"), fields[2].decode("ascii"), binascii.a2b_base64(fields[3], strict_mode=True))
         except ValueError as error:
             raise RecordCorrupt(f"a sealed part is damaged: {error}; restore it from a backup") from error
     form = re.match(rb"sealed(\d{1,9}):", b":".join(fields))

@@ -8,6 +8,7 @@ from collections import OrderedDict
 from typing import Final
 
 from sdqueue.errors import RecordSealed, VersionConflict
+from sdqueue.sessions import codec
 from sdqueue.sessions.record import Stored
 from sdqueue.sessions.sealing.entry import KeyEntry
 from sdqueue.sessions.sealing.keyring import Keyring
@@ -66,7 +67,8 @@ class Sealer:
                     "or set SDQUEUE_ENCRYPTION_ACCEPT_PLAIN=true where there are sessions of before"
                 )
             return PLAIN
-        wanted = parse(stored).key_id
+        with codec.naming(session_id):
+            wanted = parse(stored).key_id
         seal = self._known(session_id)
         if seal is not None and seal.key_id == wanted:
             return seal

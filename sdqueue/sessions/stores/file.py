@@ -48,7 +48,7 @@ class FileSessionStore(FileBacklog):
         content = await asyncio.to_thread(self._read, session_id)
         if content is None:
             return None
-        seal = await self._sealing.reading(session_id, content)
+        seal = await self._sealing.reading(session_id, content.partition(b"\n")[0])
         if seal is None:
             await asyncio.to_thread(self._discard, session_id, content)
             return None

@@ -58,6 +58,7 @@ class InMemorySessionStore(MemoryBacklog):
             return None
         if isinstance(kept, _Sealed):
             return await self._open(session_id, kept)
+        await self._sealing.reading(session_id, kept.head)  # it may refuse what is not sealed
         with codec.naming(session_id):
             record = codec.decode_parts(kept.head, (), ())
         record.chat_ctx = ChatContext(list(kept.items))

@@ -64,7 +64,7 @@ class RedisSessionKeys:
         """See :meth:`SessionKeys.swap <sdqueue.sessions.sealing.keys.SessionKeys.swap>`."""
         # Before: a key that is not in the index would be left behind by a rotation.
         await self._list(session_id)
-        args = (expected or b"", entry, int(self._ttl_s * 1000))
+        args = (entry, int(self._ttl_s * 1000), *(() if expected is None else (expected,)))
         kept: bytes | None = await self._scripts.call(KEYSWAP, (self._keys.wrapped(session_id),), args)
         return kept
 

@@ -184,7 +184,9 @@ def parse(stored: str | bytes) -> Sealed:
     fields = (stored if isinstance(stored, bytes) else stored.encode("utf-8", "replace")).split(b":")
     if len(fields) == 4 and fields[0] == b"sealed1" and len(fields[1]) == 16:
         try:
-            return Sealed(fields[1].decode("ascii"), fields[2].decode("ascii"), binascii.a2b_base64(fields[3], strict_mode=True))
+            return Sealed(
+                fields[1].decode("ascii"), fields[2].decode("ascii"), binascii.a2b_base64(fields[3], strict_mode=True)
+            )
         except ValueError as error:
             raise RecordCorrupt(f"a sealed part is damaged: {error}; restore it from a backup") from error
     form = re.match(rb"sealed(\d{1,9}):", b":".join(fields))

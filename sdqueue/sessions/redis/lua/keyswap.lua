@@ -1,7 +1,8 @@
--- Keep the wrapped key of a session, KEYS[1], where it still has the one expected ('': none). Answers what it has then.
-local expected, entry, ttl = ARGV[1], ARGV[2], ARGV[3]
+-- Keep the wrapped key of a session, KEYS[1], where it still has the one expected, or none where none is given. Answers
+-- what it has then.
+local entry, ttl, expected = ARGV[1], ARGV[2], ARGV[3] or false
 local found = redis.call('GET', KEYS[1])
-if (found or '') ~= expected then
+if found ~= expected then
   redis.call('PEXPIRE', KEYS[1], ttl)
   return found
 end

@@ -19,7 +19,7 @@ STORE ?= redis
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format unit integration matrix chaos simulate servers venv clean
+.PHONY: help demo test lint types format unit integration matrix pythons chaos simulate servers venv clean
 
 # SERVERS=trixie takes the servers of that release of Debian: RabbitMQ 4 and Valkey 8; bookworm has 3.10 and Redis 7.
 ifneq ($(SERVERS),)
@@ -62,6 +62,9 @@ integration: servers ## The tests that need RabbitMQ or Redis
 
 matrix: $(VENV)/.dev ## The tests with servers on RabbitMQ 3.10 and Redis 7, on RabbitMQ 4 and Valkey 8, and on clusters
 	$(BIN)/python -m tests.servers.matrix $(MATRIX)
+
+pythons: $(VENV)/.dev ## All tests without servers, and superdialog's with, on Python 3.13 of Debian trixie, as root
+	$(BIN)/python -m tests.servers.pythons
 
 chaos: servers ## Attack real consumers in every way of docs/guarantees.md, and check what came of it
 	$(BIN)/python -m tests.chaos $(CHAOS) --seed $(SEED) --broker $(BROKER) --store $(STORE) \

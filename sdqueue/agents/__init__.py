@@ -15,10 +15,12 @@ from sdqueue.agents.chat import ChatContext, ChatMessage, Role, ToolCall
 from sdqueue.agents.durable import durable
 from sdqueue.agents.flow import FlowState
 from sdqueue.agents.function import FunctionAgent
-from sdqueue.agents.loading import as_agent_factory, load_agent_factory
+from sdqueue.agents.llm import LLM, LLMAgent, LLMAgentFactory, LLMOptions, Tool
+from sdqueue.agents.loading import as_agent_factory, load_agent_factory, opened_agent_factory
 from sdqueue.agents.memo import MemoAgent
 
 __all__ = [
+    "LLM",
     "Agent",
     "AgentFactory",
     "ChatContext",
@@ -26,9 +28,13 @@ __all__ = [
     "DurableAgent",
     "FlowState",
     "FunctionAgent",
+    "LLMAgent",
+    "LLMAgentFactory",
+    "LLMOptions",
     "MemoAgent",
     "Role",
     "StreamChunk",
+    "Tool",
     "ToolCall",
     "TurnContext",
     "TurnResult",
@@ -37,5 +43,6 @@ __all__ = [
     "current_turn",
     "durable",
     "load_agent_factory",
+    "opened_agent_factory",
     "set_current_turn",
 ]

@@ -17,6 +17,7 @@ from sdqueue.consumer.membership import Pool, RedisPool
 from sdqueue.errors import ConfigurationError
 from sdqueue.resharding import Resharding, ReshardOptions, ReshardReport
 from sdqueue.sessions import TurnBacklog
+from sdqueue.sessions.stores.offers import offers
 from sdqueue.settings import Settings
 from sdqueue.urls import mask
 
@@ -46,7 +47,7 @@ async def reshard(
     options = ReshardOptions(settings.prefetch, settings.max_text_bytes, timeout, at_most)
     async with AsyncExitStack() as stack:
         store, _ = await stack.enter_async_context(opened_sessions(settings))
-        if settings.store_url.startswith("memory:") or not isinstance(store, TurnBacklog):
+        if settings.store_url.startswith("memory:") or not offers(store, TurnBacklog):
             raise ConfigurationError(
                 f"SDQUEUE_STORE_URL is {mask(settings.store_url)}: turns go through the store, so it must be "
                 "the one that the consumers use, and one that keeps them: redis://, sqlite:///path.db or file:///dir"

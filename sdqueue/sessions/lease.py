@@ -10,6 +10,7 @@ from sdqueue.sessions.locks.lock import LockBackend
 from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import TurnOutcome
 from sdqueue.sessions.stores.backlog import TurnBacklog
+from sdqueue.sessions.stores.offers import offers
 from sdqueue.sessions.stores.store import RevisionCheck, SessionStore, TurnCounter
 
 
@@ -70,9 +71,9 @@ class StoreAndLock:
     def __init__(self, store: SessionStore, lock_backend: LockBackend) -> None:
         self._store = store
         self._locks = lock_backend
-        self._check = store if isinstance(store, RevisionCheck) else None
-        self._counter: TurnCounter = store if isinstance(store, TurnCounter) else _NoCounter()
-        self._backlog = store if isinstance(store, TurnBacklog) else None
+        self._check = store if offers(store, RevisionCheck) else None
+        self._counter: TurnCounter = store if offers(store, TurnCounter) else _NoCounter()
+        self._backlog = store if offers(store, TurnBacklog) else None
 
     @asynccontextmanager
     async def lease(
@@ -137,5 +138,5 @@ class _NoCounter:
 
 def leasing_for(store: SessionStore, lock_backend: LockBackend) -> Leasing:
     """The best way to take up sessions of this store under this lock."""
-    joint = store.leasing(lock_backend) if isinstance(store, SupportsLeasing) else None
+    joint = store.leasing(lock_backend) if offers(store, SupportsLeasing) else None
     return joint or StoreAndLock(store, lock_backend)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from sdqueue.sessions.lease import leasing_for
 from sdqueue.sessions.locks.lock import LockBackend
 from sdqueue.sessions.stores.backlog import TurnBacklog
+from sdqueue.sessions.stores.offers import offers
 from sdqueue.sessions.stores.store import SessionStore
 
 
@@ -35,7 +36,7 @@ async def unpark(store: SessionStore, locks: LockBackend, session_id: str, turn_
             return False
         # Before the save, and under the lock: who finds the session parked takes it off the list, and must be one who
         # has looked before this line. A crash between the two leaves a parked session listed, which does no harm.
-        if isinstance(store, TurnBacklog):
+        if offers(store, TurnBacklog):
             await store.enlist(session_id)
         if record is None or record.parked_by is None:
             return False

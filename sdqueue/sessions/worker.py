@@ -19,6 +19,7 @@ from sdqueue.sessions.session import Session, SessionInit
 from sdqueue.sessions.stores.backlog import TurnBacklog
 from sdqueue.sessions.stores.memory import InMemorySessionStore
 from sdqueue.sessions.stores.null import NullSessionStore
+from sdqueue.sessions.stores.offers import offers
 from sdqueue.sessions.stores.store import SessionStore
 
 
@@ -77,7 +78,7 @@ class SessionWorker:
         self._store: SessionStore = InMemorySessionStore() if store is None else store
         self._lock_backend: LockBackend = AsyncioLockBackend() if lock_backend is None else lock_backend
         # Asked once: to hold a store against a protocol costs more than much of a turn.
-        self.backlog: TurnBacklog | None = self._store if isinstance(self._store, TurnBacklog) else None
+        self.backlog: TurnBacklog | None = self._store if offers(self._store, TurnBacklog) else None
         """The store as what keeps turns that wait; ``None`` where it cannot."""
         self._leasing = leasing_for(self._store, self._lock_backend)
         # An agent kept in memory would remember what this store is there to forget.

@@ -14,6 +14,7 @@ from sdqueue.errors import RecordError
 from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.ring import Retention, TurnOutcome
 from sdqueue.sessions.stores.backlog import REFUSALS, Deferred, Standing, TurnBacklog
+from sdqueue.sessions.stores.offers import offers
 from sdqueue.sessions.stores.store import SessionStore, TurnCounter
 from sdqueue.testing.records import end
 
@@ -82,7 +83,7 @@ class RefusedTurnCases:
 
     async def test_a_turn_that_has_begun_is_not_refused(self, store: SessionStore, session_id: str) -> None:
         """Whoever runs it has seen no refusal, and its answer would be the second one. A refusal before that stays."""
-        if not isinstance(store, TurnCounter):
+        if not offers(store, TurnCounter):
             pytest.skip("the store counts no beginnings")
         backlog = both(store)
         await store.begin(session_id, "t")
@@ -143,7 +144,7 @@ class RefusedTurnCases:
 
 def both(store: Any) -> StoreWithBacklog:
     """The store as both."""
-    assert isinstance(store, TurnBacklog)
+    assert offers(store, TurnBacklog)
     return cast(StoreWithBacklog, store)
 
 

@@ -53,6 +53,16 @@ chroot "$root" apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0
 chroot "$root" apt-get clean
 """
 
+# $1 the folder; then the packages.
+_ADD: Final = """
+root=$1; shift
+mount --rbind /proc "$root/proc"
+mount --rbind /dev "$root/dev"
+chroot "$root" apt-get update -qq
+chroot "$root" apt-get install -y -qq --no-install-recommends -o Dpkg::Use-Pty=0 "$@"
+chroot "$root" apt-get clean
+"""
+
 
 class Debian(System):
     """A release of Debian in ``<cache>/<suite>``.
@@ -127,6 +137,25 @@ class Debian(System):
                 if not said:
                     return
         raise Unavailable(f"{self.name} could not be installed:\n{said}")
+
+    def add(self, packages: Sequence[str]) -> None:
+        """Install those of these packages that it does not have yet.
+
+        Raises:
+            Unavailable: they cannot be installed.
+        """
+        with (self.root.parent / f"{self.suite}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            missing = [p for p in packages if not (self.root / f"var/lib/dpkg/info/{p}.list").exists()]
+            if missing:
+                result = subprocess.run(
+                    [*NAMESPACE, "sh", "-ec", _ADD, "add", str(self.root), *missing],
+                    env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                    text=True,
+                )  # fmt: skip
+                if result.returncode:
+                    said = "\n".join(result.stdout.splitlines()[-15:])
+                    raise Unavailable(f"{' and '.join(missing)} could not be installed in {self.name}:\n{said}")
 
     def _bootstrap(self, mirror: str, packages: Sequence[str]) -> str:
         """Make it whole or not at all; returns what went wrong."""

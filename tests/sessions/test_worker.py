@@ -478,3 +478,21 @@ async def test_a_store_that_cannot_count_says_one() -> None:
         await handle.turn("one")
     assert not isinstance(worker._store, InMemorySessionStore)
     assert isinstance(worker._leasing, StoreAndLock)
+
+
+async def test_a_wrapped_store_keeps_what_it_offers() -> None:
+    """Given a wrapper that passes everything on by ``__getattr__``, then its backlog is seen on every Python."""
+
+    class Wrapper:
+        def __init__(self, inner: object) -> None:
+            self._inner = inner
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._inner, name)
+
+    store: Any = Wrapper(InMemorySessionStore())
+    worker = SessionWorker(agent_factory=Plain, store=store)
+    assert worker.backlog is store
+    await store.begin("s", "t")
+    async with worker.acquire("s", turn_id="t") as h:
+        assert h.begun == 2

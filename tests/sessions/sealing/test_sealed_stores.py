@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from sdqueue import ChatMessage, Deferred, RecordCorrupt, RecordSealed, Retention, RedisLockBackend
+from sdqueue import ChatMessage, Deferred, RecordCorrupt, RecordSealed, RedisLockBackend, Retention
 from sdqueue.sessions import SessionRecord, TurnOutcome
 from sdqueue.sessions.lease import leasing_for
 from sdqueue.sessions.redis.keys import KeySpace
@@ -241,13 +241,9 @@ async def test_what_was_changed_does_not_open(redis_place: Place, part: str, cha
         }
         others = await _parts(redis, redis_place, "other")
         await _put(redis, redis_place, "s", part, new[change]())
+    use = {"deferred": lambda: store.deferred("s", count=9), "refused": lambda: store.standing("s", "t5")}
     with pytest.raises((RecordCorrupt, RecordSealed), match="'s'"):
-        if part == "deferred":
-            await store.deferred("s", count=9)
-        elif part == "refused":
-            await store.standing("s", "t5")
-        else:
-            await store.load("s")
+        await use.get(part, lambda: store.load("s"))()
     assert await store.load("other") is not None
 
 

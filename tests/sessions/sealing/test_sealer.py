@@ -75,7 +75,7 @@ async def test_sqlite_lists_more_sessions_than_it_reads_at_once(
     monkeypatch.setattr("sdqueue.sessions.sealing.sqlite_keys._PART", 3)
     async with place("sqlite", tmp_path, request) as where:
         keys = where.keys()
-        ids = sorted({*HOSTILE_IDS, "\ud800", "\udfff"})
+        ids = sorted({*HOSTILE_IDS, "\ud800"})
         for name in ids:
             await keys.swap(name, None, b"x")
         assert sorted([name async for name in keys.sessions()]) == ids

@@ -129,6 +129,8 @@ async def test_sessions_of_before_are_read_and_sealed_with_their_next_save(where
     end(loaded, "t6", "r")
     await store.save("s", loaded)
     assert await store.load("s") == loaded
+    with pytest.raises(RecordSealed):
+        await where.open(None).load("s")
     content = await where.content()
     if where.kind == "sqlite":  # what the log and freed pages have kept goes with a VACUUM
         _sql(where, "DELETE FROM session_refused")

@@ -13,7 +13,8 @@
     │   │   ├── RecordTooNew                 written by a newer release
     │   │   ├── RecordSealed                 sealed, and what opens it is not here
     │   │   │   └── WrongKey                 its master key is missing here, or is another one
-    │   │   └── RecordCorrupt                not a record
+    │   │   ├── RecordCorrupt                not a record
+    │   │   └── StateMismatch                the agent was changed and has no longer what its saved state needs
     │   └── LockError
     │       ├── LockTimeout (TimeoutError)   not got in the time given
     │       └── LockLost                     gone while it was held; the turn was stopped
@@ -120,6 +121,13 @@ class WrongKey(RecordSealed):
 
 class RecordCorrupt(RecordError):
     """The stored bytes are not a session record."""
+
+
+class StateMismatch(RecordError):
+    """The saved state of an agent does not fit the agent of today, such as a flow without the node it stands at.
+
+    Give the agent back what the message names, and the session goes on; or reset it, which needs no saved state.
+    """
 
 
 class LockError(SessionError):

@@ -12,7 +12,7 @@ from sdqueue.agents.agent import (
     set_current_turn,
 )
 from sdqueue.agents.chat import ChatContext, ChatMessage, Role, ToolCall
-from sdqueue.agents.durable import durable
+from sdqueue.agents.durable import durable, load_conversation
 from sdqueue.agents.flow import FlowState
 from sdqueue.agents.function import FunctionAgent
 from sdqueue.agents.llm import LLM, LLMAgent, LLMAgentFactory, LLMOptions, Tool
@@ -43,6 +43,7 @@ __all__ = [
     "current_turn",
     "durable",
     "load_agent_factory",
+    "load_conversation",
     "opened_agent_factory",
     "set_current_turn",
 ]

@@ -15,6 +15,7 @@ from sdqueue.agents.agent import AgentFactory
 from sdqueue.agents.function import FunctionAgent
 from sdqueue.agents.llm import LLMAgent
 from sdqueue.agents.memo import MemoAgent
+from sdqueue.agents.wrapping import wrapped
 from sdqueue.errors import ConfigurationError
 
 MODEL_PREFIX: Final = "openai/"
@@ -30,9 +31,10 @@ def load_agent_factory(name: str | None) -> AgentFactory:
     Parameters:
         name: ``package.module:attribute``, importable from the current directory or the environment. The attribute
             is a class or a function without arguments that builds an agent, or an ``async`` function (or async
-            generator) ``(text, history)`` that is one. ``openai/MODEL`` is an :class:`~sdqueue.LLMAgent` without
-            tools, which is told first what the environment has in ``SDQUEUE_SYSTEM_PROMPT``. ``None`` or an empty
-            string is the built-in agent.
+            generator) ``(text, history)`` that is one, or a graph, a runnable or an agent of a library that is known
+            (:mod:`sdqueue.agents.wrapping`). ``openai/MODEL`` is an :class:`~sdqueue.LLMAgent` without tools, which is
+            told first what the environment has in ``SDQUEUE_SYSTEM_PROMPT``. ``None`` or an empty string is the
+            built-in agent.
 
     Raises:
         ConfigurationError: it cannot be imported or is none of these, or a model's package or key is missing.
@@ -80,11 +82,13 @@ async def opened_agent_factory(name: str | None) -> AsyncIterator[AgentFactory]:
 
 
 def as_agent_factory(found: Any, *, name: str = "agent") -> AgentFactory:
-    """A factory or an async function ``(text, history)`` as an agent factory.
+    """A factory, an async function ``(text, history)`` or an object of a known library as an agent factory.
 
     Raises:
-        ConfigurationError: it is neither.
+        ConfigurationError: it is none of these.
     """
+    if (factory_of_known := wrapped(found)) is not None:
+        return factory_of_known
     if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
         try:
             inspect.signature(found).bind("text", [])

@@ -26,13 +26,20 @@ from sdqueue.errors import ConfigurationError
 from sdqueue.sessions import (
     AsyncioLockBackend,
     FileLockBackend,
+    FileSessionKeys,
     FileSessionStore,
     InMemorySessionStore,
+    Keyring,
     LockBackend,
+    MemorySessionKeys,
     NullSessionStore,
     RedisLockBackend,
+    RedisSessionKeys,
     RedisSessionStore,
+    Sealer,
+    SessionKeys,
     SessionStore,
+    SQLiteSessionKeys,
     SQLiteSessionStore,
 )
 from sdqueue.settings import Settings
@@ -71,24 +78,70 @@ def open_broker(settings: Settings, *, name: str = "sdqueue") -> Broker:
 
 
 def open_store(settings: Settings) -> SessionStore:
-    """The session store of ``SDQUEUE_STORE_URL``.
+    """The session store of ``SDQUEUE_STORE_URL``; with ``SDQUEUE_ENCRYPTION_KEYS`` it seals what it keeps.
+
+    Raises:
+        ConfigurationError: the URL cannot be read, or the package ``cryptography`` is needed and missing.
+    """
+    url = settings.store_url
+    sealer = None if _scheme(url) == "null" else open_sealer(settings)
+    match _scheme(url):
+        case "memory":
+            return InMemorySessionStore(sealer=sealer)
+        case "null":
+            return NullSessionStore()
+        case "file":
+            return FileSessionStore(path_of(url), sealer=sealer)
+        case "sqlite":
+            return SQLiteSessionStore(path_of(url), sealer=sealer)
+        case scheme if scheme.startswith("redis"):
+            return RedisSessionStore(url=url, namespace=settings.namespace, ttl_s=settings.session_ttl_s, sealer=sealer)
+    raise _unknown("SDQUEUE_STORE_URL", url)
+
+
+def open_sealer(settings: Settings) -> Sealer | None:
+    """What seals the sessions of a store by ``SDQUEUE_ENCRYPTION_KEYS``; ``None`` where these are not set.
+
+    Raises:
+        ConfigurationError: the URL of the keys cannot be read, or the package ``cryptography`` is missing.
+    """
+    keys = settings.encryption_keys.get_secret_value()
+    if not keys:
+        return None
+    return Sealer(Keyring.parse(keys), open_session_keys(settings), accept_plain=settings.encryption_accept_plain)
+
+
+def open_session_keys(settings: Settings) -> SessionKeys:
+    """The wrapped keys of sessions of ``SDQUEUE_KEYS_URL``; without one, beside the store.
+
+    Those of a SQLite store are in ``<path>.keys`` beside it, those of a folder of files in its subfolder ``keys``.
 
     Raises:
         ConfigurationError: the URL cannot be read.
     """
-    url = settings.store_url
+    url = settings.keys_url or default_keys_url(settings.store_url)
     match _scheme(url):
         case "memory":
-            return InMemorySessionStore()
-        case "null":
-            return NullSessionStore()
+            return MemorySessionKeys()
         case "file":
-            return FileSessionStore(path_of(url))
+            return FileSessionKeys(path_of(url))
         case "sqlite":
-            return SQLiteSessionStore(path_of(url))
+            return SQLiteSessionKeys(path_of(url))
         case scheme if scheme.startswith("redis"):
-            return RedisSessionStore(url=url, namespace=settings.namespace, ttl_s=settings.session_ttl_s)
-    raise _unknown("SDQUEUE_STORE_URL", url)
+            return RedisSessionKeys(url=url, namespace=settings.namespace, ttl_s=settings.session_ttl_s)
+    raise _unknown("SDQUEUE_KEYS_URL", url)
+
+
+def default_keys_url(store_url: str) -> str:
+    """The keys that are beside a store."""
+    match _scheme(store_url):
+        case "sqlite":
+            return f"{store_url}.keys"
+        case "file":
+            return (path_of(store_url) / "keys").as_uri()
+        case "null":
+            return "memory://"
+    return store_url
 
 
 def open_locks(settings: Settings) -> LockBackend:

@@ -11,6 +11,8 @@
     │   ├── StoreUnavailable                 the session store cannot be reached
     │   ├── RecordError
     │   │   ├── RecordTooNew                 written by a newer release
+    │   │   ├── RecordSealed                 sealed, and what opens it is not here
+    │   │   │   └── WrongKey                 its master key is missing here, or is another one
     │   │   ├── RecordCorrupt                not a record
     │   │   └── StateMismatch                the agent was changed and has no longer what its saved state needs
     │   └── LockError
@@ -106,6 +108,17 @@ class RecordError(SessionError):
 
 class RecordTooNew(RecordError):
     """The record was written by a newer release of sdqueue; upgrade this process."""
+
+
+class RecordSealed(RecordError):
+    """The session is sealed with a key that is not here (or must be sealed, and is not). Nothing of it was changed.
+
+    No fault of the session: it can be read where the keys are right, so turns of it wait. See docs/encryption.md.
+    """
+
+
+class WrongKey(RecordSealed):
+    """The master key that the session's key is wrapped with is not in this process's keyring, or is another one."""
 
 
 class RecordCorrupt(RecordError):

@@ -11,6 +11,7 @@ STORE_SCHEMES: Final = (
     "memory", "null", "file", "sqlite", "redis", "rediss", "redis+cluster", "rediss+cluster",
     "redis+sentinel", "rediss+sentinel",
 )  # fmt: skip
+KEYS_SCHEMES: Final = tuple(s for s in STORE_SCHEMES if s != "null")
 LOCK_SCHEMES: Final = tuple(s for s in STORE_SCHEMES if s not in ("null", "sqlite"))
 STREAM_SCHEMES: Final = tuple(s for s in STORE_SCHEMES if s != "file")
 

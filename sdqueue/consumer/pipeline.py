@@ -21,7 +21,15 @@ from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.replies import Addressee, ReplyPublisher, make_reply
 from sdqueue.consumer.settlement import Settlement, State, dead, refused_before, superseded
 from sdqueue.consumer.work import Work
-from sdqueue.errors import InvalidTurn, LockLost, RecordTooNew, SessionError, StoreUnavailable, VersionConflict
+from sdqueue.errors import (
+    InvalidTurn,
+    LockLost,
+    RecordSealed,
+    RecordTooNew,
+    SessionError,
+    StoreUnavailable,
+    VersionConflict,
+)
 from sdqueue.messages import InboundTurn
 from sdqueue.observe import Observer
 from sdqueue.sessions import SessionHandle, SessionWorker, TurnOutcome, TurnState
@@ -30,10 +38,11 @@ from sdqueue.streaming import LogWriter
 MAX_HOPS = 5
 """More forwardings than this mean that consumers disagree about the number of partitions."""
 
-PASSING = (StoreUnavailable, VersionConflict, LockLost, RecordTooNew)
+PASSING = (StoreUnavailable, VersionConflict, LockLost, RecordTooNew, RecordSealed)
 """The session cannot be had or kept just now: no fault of the turn, and no failed attempt.
 
-A record of a newer release is met in the middle of an upgrade: the turn waits for a consumer that can read it."""
+A record of a newer release is met in the middle of an upgrade, and one that is sealed with another key in the middle of
+a change of keys, or where a consumer was given the wrong ones: the turn waits for a consumer that can read it."""
 
 
 class TurnPipeline:
@@ -289,7 +298,7 @@ class TurnPipeline:
     def _before_another(self, work: Work, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         delay = state.next_action.sleep if state.next_action else 0.0
-        if isinstance(error, (StoreUnavailable, RecordTooNew)):
+        if isinstance(error, (StoreUnavailable, RecordTooNew, RecordSealed)):
             self._observer.backend_away(backend="store", error=str(error))
             return
         if isinstance(error, AgentFailed):

@@ -17,7 +17,7 @@ from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.replies import ReplyPublisher
 from sdqueue.consumer.settlement import Settlement, State, dead, refused_before
 from sdqueue.consumer.work import Work
-from sdqueue.errors import LockLost, RecordError, StoreUnavailable, VersionConflict
+from sdqueue.errors import LockLost, RecordError, RecordSealed, StoreUnavailable, VersionConflict
 from sdqueue.observe import Observer
 from sdqueue.sessions import SessionWorker, TurnOutcome, TurnState
 from sdqueue.streaming import LogEntry, LogWriter, StreamOffset
@@ -186,7 +186,7 @@ class Settler:
     async def _until_there(self, call: Callable[..., Awaitable[Answer]], *args: Any, **named: Any) -> Answer:
         """Ask the store, or work on the session, until it can be done."""
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type((StoreUnavailable, VersionConflict, LockLost)),
+            retry=retry_if_exception_type((StoreUnavailable, VersionConflict, LockLost, RecordSealed)),
             wait=wait_random_exponential(multiplier=0.1, max=2),
             before_sleep=self._tell,
         )
@@ -194,7 +194,7 @@ class Settler:
 
     def _tell(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, StoreUnavailable):
+        if isinstance(error, (StoreUnavailable, RecordSealed)):
             self._observer.backend_away(backend="store", error=str(error))
 
 

@@ -24,11 +24,14 @@ class Stored:
         items: that many leading messages of ``chat_ctx`` are the store's, unchanged. 0 is always safe.
         born: names the life of the session, from its first save to its delete. Not ``created_at``: applications may
             set that, and a record that is stored anew keeps it.
+        sealed_by: the key that the store's parts are sealed with, empty for none. A save with another one writes all
+            of them anew.
     """
 
     version: int = 0
     items: int = 0
     born: str = ""
+    sealed_by: str = field(default="", compare=False)
 
     @property
     def revision(self) -> str:
@@ -76,7 +79,9 @@ class SessionRecord:
         """
         version = self.stored.version + 1
         born = self.stored.born if self.stored.version else secrets.token_hex(8)
-        return replace(self, version=version, stored=Stored(version, len(self.chat_ctx.items), born))
+        return replace(
+            self, version=version, stored=Stored(version, len(self.chat_ctx.items), born, self.stored.sealed_by)
+        )
 
     def mark_stored(self, stored: Stored, *, fresh: int | None = None) -> None:
         """Say that the store now holds this; called by stores after a load and after a save.

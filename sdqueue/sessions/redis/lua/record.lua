@@ -17,9 +17,10 @@ local function append(key, count)
   end
 end
 
--- An outcome starts with its id and its time; a second one of the same turn starts with the same id.
+-- An outcome starts with its id and its time; a second one of the same turn starts with the same id. Sealed ones start
+-- with the key and the id, up to the last colon.
 local function forget(outcome)
-  local stem = string.match(outcome, '^.-","at":')
+  local stem = string.match(outcome, '^sealed.*:') or string.match(outcome, '^.-","at":')
   for _, old in ipairs(redis.call('LRANGE', turns, 0, -1)) do
     if stem and string.sub(old, 1, #stem) == stem then redis.call('LREM', turns, 1, old) end
   end

@@ -11,7 +11,7 @@ from sdqueue.errors import RecordCorrupt, VersionConflict
 from sdqueue.sessions import codec
 from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.stores.file_backlog import FileBacklog
-from sdqueue.sessions.stores.foreign import save_foreign
+from sdqueue.sessions.stores.foreign import ForeignSaves
 from sdqueue.sessions.stores.session_folder import SessionFolder, sync, write_whole
 
 
@@ -35,15 +35,19 @@ class FileSessionStore(FileBacklog):
 
     def __init__(self, directory: str | os.PathLike[str], *, timeout_s: float = 10.0) -> None:
         self._files = SessionFolder(directory, timeout_s=timeout_s)
+        self._foreign = ForeignSaves()
 
     async def load(self, session_id: str) -> SessionRecord | None:
         """See :meth:`SessionStore.load <sdqueue.sessions.stores.store.SessionStore.load>`."""
+        return self._foreign.loaded(session_id, await self._read(session_id))
+
+    async def _read(self, session_id: str) -> SessionRecord | None:
         return await asyncio.to_thread(self._load, session_id)
 
     async def save(self, session_id: str, record: SessionRecord) -> None:
         """See :meth:`SessionStore.save <sdqueue.sessions.stores.store.SessionStore.save>`."""
         if not isinstance(record, SessionRecord):
-            await save_foreign(self, session_id, record)
+            await self._foreign.save(session_id, record, read=self._read, save=self.save)
             return
         expected, saved = record.stored, record.successor()
         ended = [outcome.turn_id for outcome in record.turns.fresh]

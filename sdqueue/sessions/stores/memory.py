@@ -11,7 +11,7 @@ from sdqueue.errors import VersionConflict
 from sdqueue.sessions import codec
 from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import TurnRing
-from sdqueue.sessions.stores.foreign import save_foreign
+from sdqueue.sessions.stores.foreign import ForeignSaves
 from sdqueue.sessions.stores.memory_backlog import MemoryBacklog
 
 
@@ -34,10 +34,14 @@ class InMemorySessionStore(MemoryBacklog):
     def __init__(self) -> None:
         super().__init__()
         self._kept: dict[str, _Kept] = {}
+        self._foreign = ForeignSaves()
         self._begun: dict[str, dict[str, int]] = {}
 
     async def load(self, session_id: str) -> SessionRecord | None:
         """See :meth:`SessionStore.load <sdqueue.sessions.stores.store.SessionStore.load>`."""
+        return self._foreign.loaded(session_id, await self._read(session_id))
+
+    async def _read(self, session_id: str) -> SessionRecord | None:
         kept = self._kept.get(session_id)
         if kept is None:
             return None
@@ -51,7 +55,7 @@ class InMemorySessionStore(MemoryBacklog):
     async def save(self, session_id: str, record: SessionRecord) -> None:
         """See :meth:`SessionStore.save <sdqueue.sessions.stores.store.SessionStore.save>`."""
         if not isinstance(record, SessionRecord):
-            await save_foreign(self, session_id, record)
+            await self._foreign.save(session_id, record, read=self._read, save=self.save)
             return
         kept = self._kept.get(session_id)
         found = Stored() if kept is None else kept.stored

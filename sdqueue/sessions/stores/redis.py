@@ -14,7 +14,7 @@ from sdqueue.sessions.redis.keys import RECORD_KEYS, Keys, KeySpace
 from sdqueue.sessions.redis.lease import RedisLeasing
 from sdqueue.sessions.redis.records import Saving, decode, turn_bytes
 from sdqueue.sessions.redis.scripts import BEGIN, DELETE, LOAD, REWIND, SAVE, ScriptRunner
-from sdqueue.sessions.stores.foreign import save_foreign
+from sdqueue.sessions.stores.foreign import ForeignSaves
 
 
 class RedisSessionStore(RedisBacklog):
@@ -53,15 +53,19 @@ class RedisSessionStore(RedisBacklog):
         self._keys = KeySpace(namespace)
         self._ttl_ms = int(ttl_s * 1000)
         self._scripts = ScriptRunner(self._link)
+        self._foreign = ForeignSaves()
 
     async def load(self, session_id: str) -> SessionRecord | None:
         """See :meth:`SessionStore.load <sdqueue.sessions.stores.store.SessionStore.load>`."""
+        return self._foreign.loaded(session_id, await self._read(session_id))
+
+    async def _read(self, session_id: str) -> SessionRecord | None:
         return decode(session_id, await self._scripts.call(LOAD, self._record_keys(session_id), (b"0",)))
 
     async def save(self, session_id: str, record: SessionRecord) -> None:
         """See :meth:`SessionStore.save <sdqueue.sessions.stores.store.SessionStore.save>`."""
         if not isinstance(record, SessionRecord):
-            await save_foreign(self, session_id, record)
+            await self._foreign.save(session_id, record, read=self._read, save=self.save)
             return
         keys = self._record_keys(session_id)
         saving = Saving.of(session_id, record, self._ttl_ms)

@@ -14,7 +14,7 @@ from sdqueue.errors import RecordCorrupt, VersionConflict
 from sdqueue.sessions import codec
 from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import TurnRing
-from sdqueue.sessions.stores.foreign import save_foreign
+from sdqueue.sessions.stores.foreign import ForeignSaves
 from sdqueue.sessions.stores.sqlite_backlog import SCHEMA as BACKLOG_SCHEMA
 from sdqueue.sessions.stores.sqlite_backlog import SQLiteBacklog, delete_backlog
 from sdqueue.sessions.stores.sqlite_thread import SQLiteThread, Text, from_blob, to_text
@@ -58,15 +58,19 @@ class SQLiteSessionStore(SQLiteBacklog):
 
     def __init__(self, path: str | os.PathLike[str], *, timeout_s: float = 10.0) -> None:
         self._thread = SQLiteThread(Path(path), _SCHEMA, timeout_s=timeout_s)
+        self._foreign = ForeignSaves()
 
     async def load(self, session_id: str) -> SessionRecord | None:
         """See :meth:`SessionStore.load <sdqueue.sessions.stores.store.SessionStore.load>`."""
+        return self._foreign.loaded(session_id, await self._read(session_id))
+
+    async def _read(self, session_id: str) -> SessionRecord | None:
         return await self._thread.read(partial(_load, session_id))
 
     async def save(self, session_id: str, record: SessionRecord) -> None:
         """See :meth:`SessionStore.save <sdqueue.sessions.stores.store.SessionStore.save>`."""
         if not isinstance(record, SessionRecord):
-            await save_foreign(self, session_id, record)
+            await self._foreign.save(session_id, record, read=self._read, save=self.save)
             return
         fresh = len(record.turns.fresh)
         with codec.naming(session_id):

@@ -85,6 +85,7 @@ async def take(worker: Any, session_id: str, text: str) -> tuple[str, int]:
 async def talk(worker: Any, session_id: str, plan: Plan) -> None:
     """All turns of a session."""
     for number in range(plan.turns):
+        await asyncio.sleep(0.02)  # a person thinks; meanwhile the other process gets a word in
         text = f"{plan.name} {number}"
         answer, conflicts = await take(worker, session_id, text)
         line = {"session_id": session_id, "text": text, "answer": answer, "conflicts": conflicts}

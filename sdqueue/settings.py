@@ -54,7 +54,11 @@ class Settings(BaseSettings):
     )
     agent: str = Field(
         default="",
-        description="The agent, package.module:factory. Default: a built-in one that remembers what you say.",
+        description="The agent, package.module:factory, or openai/MODEL for a language model (pip install "
+        "'sdqueue[openai]'; OPENAI_API_KEY, OPENAI_BASE_URL). Default: a built-in one that remembers what you say.",
+    )
+    system_prompt: str = Field(
+        default="", description="What a language model is told first, where the agent is openai/MODEL."
     )
     namespace: str = Field(default="sdqueue", description="Prefix of every queue, exchange and key.")
     partitions: int = Field(
@@ -241,8 +245,8 @@ class Settings(BaseSettings):
     @field_validator("agent")
     @classmethod
     def _agent_form(cls, agent: str) -> str:
-        if agent and not re.fullmatch(r"[\w.]+:[\w.]+", agent):
-            raise ValueError("must have the form package.module:factory")
+        if agent and not re.fullmatch(r"[\w.]+:[\w.]+|openai/\S+", agent):
+            raise ValueError("must have the form package.module:factory, or openai/MODEL")
         return agent
 
     @model_validator(mode="after")

@@ -12,13 +12,15 @@ from sdqueue.agents.agent import (
     set_current_turn,
 )
 from sdqueue.agents.chat import ChatContext, ChatMessage, Role, ToolCall
-from sdqueue.agents.durable import durable
+from sdqueue.agents.durable import durable, load_conversation
 from sdqueue.agents.flow import FlowState
 from sdqueue.agents.function import FunctionAgent
-from sdqueue.agents.loading import as_agent_factory, load_agent_factory
+from sdqueue.agents.llm import LLM, LLMAgent, LLMAgentFactory, LLMOptions, Tool
+from sdqueue.agents.loading import as_agent_factory, load_agent_factory, opened_agent_factory
 from sdqueue.agents.memo import MemoAgent
 
 __all__ = [
+    "LLM",
     "Agent",
     "AgentFactory",
     "ChatContext",
@@ -26,9 +28,13 @@ __all__ = [
     "DurableAgent",
     "FlowState",
     "FunctionAgent",
+    "LLMAgent",
+    "LLMAgentFactory",
+    "LLMOptions",
     "MemoAgent",
     "Role",
     "StreamChunk",
+    "Tool",
     "ToolCall",
     "TurnContext",
     "TurnResult",
@@ -37,5 +43,7 @@ __all__ = [
     "current_turn",
     "durable",
     "load_agent_factory",
+    "load_conversation",
+    "opened_agent_factory",
     "set_current_turn",
 ]

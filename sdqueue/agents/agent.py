@@ -6,7 +6,7 @@ they are. One instance serves one session at a time and is built by an agent fac
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -38,12 +38,14 @@ class TurnContext:
     """What an agent may ask about the turn it is answering, see :func:`current_turn`.
 
     ``turn_id`` is the same for every attempt: pass it as the idempotency key to anything with outside effects.
-    ``attempt`` counts the starts of this turn from 1.
+    ``attempt`` counts the starts of this turn from 1. ``metadata`` is the turn's own, as its producer sent it: the
+    way for a hint of the moment, such as the language in which somebody spoke, to reach an agent that takes one.
     """
 
     turn_id: str
     session_id: str
     attempt: int = 1
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 _current: ContextVar[TurnContext | None] = ContextVar("sdqueue_turn", default=None)

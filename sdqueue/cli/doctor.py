@@ -15,10 +15,10 @@ from uuid import uuid4
 
 import typer
 
-from sdqueue.agents import load_agent_factory
+from sdqueue.agents import LLMAgentFactory
 from sdqueue.backends import default_lock_url, open_broker, opened_sessions
 from sdqueue.brokers import Broker, Delivery, Message
-from sdqueue.cli.options import BROKER, STORE, Given, JsonOption, takes_settings
+from sdqueue.cli.options import BROKER, STORE, Given, JsonOption, agents_of, takes_settings
 from sdqueue.errors import SdqueueError, StoreUnavailable, TopologyMismatch
 from sdqueue.sessions import LockBackend, SessionRecord, SessionStore
 from sdqueue.settings import Settings
@@ -229,11 +229,15 @@ class ClockError(SdqueueError):
 
 
 async def _check_agent(settings: Settings) -> str:
-    agent = load_agent_factory(settings.agent)()
+    asks = ""
+    async with agents_of(settings) as factory:
+        agent = factory()
+        if isinstance(factory, LLMAgentFactory):
+            asks = f" that asks {factory.llm.model} at {mask(factory.llm.base_url)}"
     missing = [name for name in ("turn", "chat_ctx", "load_chat_ctx") if not hasattr(agent, name)]
     if missing:
         raise TypeError(f"{settings.agent} builds a {type(agent).__name__} without {', '.join(missing)}")
-    return f"{settings.agent or 'the built-in one'}: builds a {type(agent).__name__}"
+    return f"{settings.agent or 'the built-in one'}: builds a {type(agent).__name__}{asks}"
 
 
 async def _guarded(name: str, check: Callable[[], Awaitable[str]], timeout: float, advice: str) -> Finding:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sdqueue.agents import ChatContext, ChatMessage, durable
-from sdqueue.errors import SessionClosed
+from sdqueue.agents import ChatContext, ChatMessage, durable, load_conversation
+from sdqueue.errors import RecordError, RecordTooNew, SessionClosed
 from sdqueue.sessions.conversation import added, join, mark, own
 from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.ring import Retention, TurnOutcome
@@ -64,7 +64,7 @@ class SessionHandle:
         self._blank = self._changed = not self.record.stored.version
         self._shared = agent is not None  # the agent may go on to change the very objects that the session has
         self._agent: Any = None
-        self._use(self._built() if agent is None else agent)
+        self._start(agent)
 
     @property
     def session(self) -> Session:
@@ -73,7 +73,11 @@ class SessionHandle:
 
     @property
     def agent(self) -> Any:
-        """The agent that answers for this session; another one after :meth:`reset` or a failed turn."""
+        """The agent that answers for this session; another one after :meth:`reset` or a failed turn.
+
+        Raises:
+            RecordError: what is stored of it cannot be loaded into it.
+        """
         if self._agent is None:
             self._use(self._built())
         return self._agent
@@ -250,6 +254,16 @@ class SessionHandle:
         except Exception as second:  # noqa: BLE001 - told with the error that came first, which is the cause
             error.add_note(f"breaking off the agent's stream failed too: {type(second).__name__}: {second}")
 
+    def _start(self, agent: Any) -> None:
+        try:
+            self._use(self._built() if agent is None else agent)
+        except RecordTooNew:
+            raise
+        except RecordError:
+            if self._blank:
+                raise
+            # Said to whoever needs the agent. A reset does not, and neither does a turn that was answered before.
+
     def _use(self, agent: Any) -> None:
         self._agent = agent
         self._mark = mark(agent)
@@ -261,11 +275,13 @@ class SessionHandle:
         if self._blank:
             session.chat_ctx = ChatContext([own(message) for message in agent.chat_ctx.items])
             return agent
-        if self._agent_state is not None and (keeper := durable(agent)) is not None:
+        keeper: Any = durable(agent)
+        if self._agent_state is not None and keeper is not None:
             keeper.load_state(copy.deepcopy(self._agent_state))
-        agent.load_chat_ctx(session.chat_ctx.copy())
-        if session.flow_state is not None and hasattr(agent, "load_flow_state"):
-            agent.load_flow_state(copy.deepcopy(session.flow_state))
+        load_conversation(agent, session.chat_ctx.copy())
+        machine = keeper if hasattr(keeper, "load_flow_state") else agent
+        if session.flow_state is not None and hasattr(machine, "load_flow_state"):
+            machine.load_flow_state(copy.deepcopy(session.flow_state))
         return agent
 
     @property
@@ -278,11 +294,13 @@ class SessionHandle:
         if not self._moved:
             return
         agent, session = self._agent, self._session
+        keeper: Any = durable(agent)
+        # All of it or nothing: a state that cannot be saved leaves the session as it was.
+        agent_state = self._agent_state if keeper is None else keeper.dump_state()
+        session.flow_state = getattr(keeper if hasattr(keeper, "flow_state") else agent, "flow_state", None)
         notes = [ChatMessage("system", note) for note in self._notes]
         session.chat_ctx = ChatContext([*agent.chat_ctx.items, *notes])
-        session.flow_state = getattr(agent, "flow_state", None)
-        if (keeper := durable(agent)) is not None:
-            self._agent_state = keeper.dump_state()
+        self._agent_state = agent_state
         self._notes.clear()
         self._turned, self._blank = False, False
         self._changed = self._shared = True
@@ -326,7 +344,7 @@ class SessionHandle:
             missing.append(ChatMessage("assistant", said))
         if missing:
             context.items.extend(missing)
-            agent.load_chat_ctx(context)
+            load_conversation(agent, context)
 
     def _next_record(self) -> SessionRecord | None:
         record, session = self.record, self._session

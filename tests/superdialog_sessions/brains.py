@@ -23,7 +23,7 @@ class Model:
     async def complete(self, messages: list[dict[str, Any]], tools: Any = None, **_: Any) -> CompletionResult:
         prompt = "\n".join(str(message["content"]) for message in messages)
         if "recommended_edge_id" in prompt:
-            edge = re.search(r"to_(?:ping|pong)", prompt)
+            edge = re.search(r"to_n\d+", prompt)
             assert edge is not None
             verdict = {
                 "criteria_met": {"said": True},
@@ -49,23 +49,25 @@ def counted(messages: list[dict[str, Any]]) -> str:
     return f"{len(users)}: {users[-1]}"
 
 
+NODES = 60
 FLOW = ConversationFlow.model_validate(
     {
-        "id": "table-tennis",
-        "initial_node": "ping",
-        "system_prompt": "You play.",
+        "id": "walk",
+        "initial_node": "n0",
+        "system_prompt": "You walk.",
         "nodes": [
             {
-                "id": here,
-                "name": here,
-                "instruction": f"You are at {here}.",
-                "edges": [{"id": f"to_{there}", "condition": "always", "target_node_id": there}],
+                "id": f"n{at}",
+                "name": f"n{at}",
+                "instruction": "Go on.",
+                "edges": [{"id": f"to_n{at + 1}", "condition": "always", "target_node_id": f"n{at + 1}"}],
             }
-            for here, there in (("ping", "pong"), ("pong", "ping"))
-        ],
+            for at in range(NODES)
+        ]
+        + [{"id": f"n{NODES}", "name": "the end", "static_text": "The end.", "is_final": True}],
     }
 )
-"""Every turn goes to the other node, so the log of transitions grows with each."""
+"""Every turn goes one node on, so the log of transitions grows with each, and the node says how many there were."""
 
 
 def machine() -> DialogMachine:

@@ -75,7 +75,7 @@ async def test_superdialogs_websocket_runner(layer: Layer) -> None:
             for user in ("u1", "u2"):
                 frames = await ask(type="user_text", session_id=user, text=f"hello of {user}")
                 assert "".join(frame["text"] for frame in frames) == f"1: hello of {user}"
-                assert frames[-1]["metadata"]["to_node"] == "pong"
+                assert frames[-1]["metadata"]["to_node"] == "n1"
             assert await ask(type="assist", session_id="u1", text="a VIP") == [{"type": "assist_ack"}]
             frames = await ask(type="user_text", session_id="u1", text="more")
             assert "".join(frame["text"] for frame in frames) == "2: more"

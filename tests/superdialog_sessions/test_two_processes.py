@@ -147,12 +147,11 @@ def _texts(record: SessionRecord) -> list[str]:
 
 
 def _check_answers(record: SessionRecord, texts: list[str]) -> None:
-    """Every text is followed by its answer; and a machine's log has every turn."""
+    """The conversation is question and answer; and a machine has gone one node on with each."""
     said = [(m.role, m.content) for m in record.chat_ctx.items]
-    # A machine that walks on over nodes that it has completed says its answer again at each.
-    once = [line for n, line in enumerate(said) if n == 0 or line != said[n - 1]]
-    assert once == [line for n, t in enumerate(texts, 1) for line in (("user", t), ("assistant", f"{n}: {t}"))]
+    assert said == [line for n, text in enumerate(texts, 1) for line in (("user", text), ("assistant", f"{n}: {text}"))]
     if record.flow_state is not None:
         log = [entry["user_message"] for entry in record.flow_state.transition_log]
-        assert [text for text in log if text is not None] == texts
+        assert log == texts
+        assert record.flow_state.current_node_id == f"n{len(texts)}"
         assert record.flow_state.userdata == {"last": texts[-1]}

@@ -75,7 +75,7 @@ async def test_a_machine_in_memory_goes_on_where_it_stands(layer: Layer) -> None
         assert handle.agent is agent
         second = await handle.turn("two")
     assert (first.metadata["from_node"], first.metadata["to_node"], second.metadata["from_node"]) == (
-        "ping", "pong", "pong",
+        "n0", "n1", "n1",
     )  # fmt: skip
 
 

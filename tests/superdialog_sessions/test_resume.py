@@ -118,7 +118,11 @@ async def test_turns_of_both_workers_in_one_session(store: Any) -> None:
             assert (await handle.turn(text)).text == f"{n}: {text}"
     record = await store.load("s")
     assert [entry["user_message"] for entry in record.flow_state.transition_log] == texts
-    assert (record.version, record.flow_state.userdata) == (4, {"last": "four"})
+    assert (record.version, record.flow_state.current_node_id, record.flow_state.userdata) == (
+        4,
+        "n4",
+        {"last": "four"},
+    )
 
 
 async def test_a_stale_agent_of_superdialogs_worker_is_told_and_can_be_let_go(store: Any) -> None:

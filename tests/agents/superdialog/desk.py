@@ -195,7 +195,9 @@ def make_set() -> Desk:
 
 def make_errands() -> Desk:
     """With the adapter that is superdialog's default, and an OpenAI-compatible server."""
-    return Desk(errands(), "oai/none" if AT_THREE else "openai/none")
+    # Named by its port: superdialog keeps a client for each name, with the address that it had first.
+    model = f"model-{os.environ[URL].rpartition(':')[2]}"
+    return Desk(errands(), f"oai/{model}" if AT_THREE else f"openai/{model}")
 
 
 def make_patience_without_keeper() -> Desk:

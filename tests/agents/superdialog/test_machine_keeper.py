@@ -115,7 +115,8 @@ async def test_values_that_json_has_not_survive_a_store(tmp_path: Path) -> None:
     """Also in the part of the state that superdialog's own sessions keep."""
     store = FileSessionStore(tmp_path)
     async with SessionWorker(agent_factory=make_interrupted, store=store).acquire("s") as handle:
-        await handle.turn("#start", context=VALUES)
+        await handle.turn("#start")
+        handle.agent._machine.context.userdata.update(VALUES)  # as a tool's answer may
     async with SessionWorker(agent_factory=make_interrupted, store=store).acquire("s") as handle:
         assert handle.agent.state == {"node_id": "order", "slots": VALUES}
 
@@ -503,6 +504,6 @@ def test_a_machine_that_is_a_playbook_inside_is_kept_as_one() -> None:
 
     from tests.agents.superdialog.shop import make_playbook_agent
 
-    agent = DialogMachine(make_playbook_agent().playbook, "oai/none")
+    agent = DialogMachine(make_playbook_agent().runtime._pb, "oai/none")
     keeper: Any = durable(agent)
     assert keeper.dump_state()["kind"] == "superdialog.PlaybookAgent"

@@ -152,4 +152,4 @@ class _Elsewhere:
     """The store as another process has it: what is loaded through this, the first knows nothing of."""
 
     def __init__(self, store: Any) -> None:
-        self.load, self.save, self.delete = store._read, store.save, store.delete
+        self.load, self.save, self.delete = store._record, store.save, store.delete

@@ -21,7 +21,7 @@ from sdqueue.agents import (
     current_turn,
     load_agent_factory,
 )
-from sdqueue.backends import open_broker, open_locks, open_membership, open_store
+from sdqueue.backends import open_broker, open_delta_log, open_locks, open_membership, open_store
 from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
 from sdqueue.channels import DoubleTexting, OnDead, PerChannel
 from sdqueue.client import Client
@@ -42,6 +42,7 @@ from sdqueue.errors import (
     BrokerError,
     BrokerUnavailable,
     ConfigurationError,
+    InvalidOffset,
     InvalidTurn,
     LockError,
     LockLost,
@@ -61,6 +62,7 @@ from sdqueue.errors import (
     SessionError,
     StateMismatch,
     StoreUnavailable,
+    StreamNotFound,
     TooManyRounds,
     TopologyError,
     TopologyMismatch,
@@ -71,7 +73,7 @@ from sdqueue.errors import (
     VersionConflict,
     WrongKey,
 )
-from sdqueue.messages import DeadTurn, InboundTurn, OutboundReply, partition_of, routing_key
+from sdqueue.messages import DeadTurn, InboundTurn, OutboundReply, StreamPosition, partition_of, routing_key
 from sdqueue.observe import Observer
 from sdqueue.sessions import (
     AsyncioLockBackend,
@@ -102,12 +104,14 @@ from sdqueue.sessions import (
     TurnBacklog,
 )
 from sdqueue.settings import Settings
+from sdqueue.streaming import DeltaLog, MemoryDeltaLog, RedisDeltaLog, SQLiteDeltaLog
 
 __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     # talking to the pool
     "Client",
     "InboundTurn",
     "OutboundReply",
+    "StreamPosition",
     "DeadTurn",
     "partition_of",
     "routing_key",
@@ -156,6 +160,11 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "AsyncioLockBackend",
     "FileLockBackend",
     "RedisLockBackend",
+    # streamed answers, to be read on
+    "DeltaLog",
+    "MemoryDeltaLog",
+    "SQLiteDeltaLog",
+    "RedisDeltaLog",
     # encryption at rest
     "Sealer",
     "Keyring",
@@ -188,6 +197,7 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "open_broker",
     "open_store",
     "open_locks",
+    "open_delta_log",
     "open_membership",
     # errors
     "SdqueueError",
@@ -222,5 +232,7 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "ReshardingFailed",
     "ReplyError",
     "ReplyTimeout",
+    "StreamNotFound",
+    "InvalidOffset",
     "TurnFailed",
 ]

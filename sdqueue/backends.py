@@ -43,6 +43,7 @@ from sdqueue.sessions import (
     SQLiteSessionStore,
 )
 from sdqueue.settings import Settings
+from sdqueue.streaming import DeltaLog, LogLimits, MemoryDeltaLog, RedisDeltaLog, SQLiteDeltaLog
 from sdqueue.urls import mask
 
 CLOSE_S: Final = 1.0
@@ -177,6 +178,54 @@ def open_membership(settings: Settings, *, name: str = "consumer") -> Membership
     """
     url = redis_url(settings)
     return Alone(name) if url is None else RedisMembership(topology_of(settings), url, name=name)
+
+
+def open_delta_log(settings: Settings) -> DeltaLog | None:
+    """Where streamed answers are kept: ``SDQUEUE_STREAM_URL``; without it, what fits the store.
+
+    For a Redis store that is the same Redis, on connections of its own; for a SQLite store the database
+    ``<path>.streams`` beside it, for a folder of files ``streams.db`` in it. A store that lives in this process has one
+    in this process, to be handed to consumers and clients alike; ``null://`` has none.
+
+    Returns:
+        ``None`` where they are not kept.
+
+    Raises:
+        ConfigurationError: the URL cannot be read.
+    """
+    url = settings.stream_url or _default_stream_url(settings.store_url)
+    if not settings.stream_entries:
+        return None
+    limits = LogLimits(settings.stream_entries, settings.stream_ttl_s)
+    match _scheme(url):
+        case "null":
+            return None
+        case "memory":
+            return MemoryDeltaLog(limits)
+        case "sqlite":
+            return SQLiteDeltaLog(path_of(url), limits=limits)
+        case scheme if scheme.startswith("redis"):
+            return RedisDeltaLog(url, namespace=settings.namespace, limits=limits)
+    raise _unknown("SDQUEUE_STREAM_URL", url)
+
+
+@asynccontextmanager
+async def opened_delta_log(settings: Settings) -> AsyncIterator[DeltaLog | None]:
+    """The log of streamed answers for the length of a block, closed at its end."""
+    async with AsyncExitStack() as stack:
+        log = open_delta_log(settings)
+        if log is not None:
+            _close_at_end(stack, log)
+        yield log
+
+
+def _default_stream_url(store_url: str) -> str:
+    match _scheme(store_url):
+        case "sqlite":
+            return f"{store_url}.streams"
+        case "file":
+            return f"sqlite:///{path_of(store_url) / 'streams.db'}"
+    return store_url
 
 
 def redis_url(settings: Settings) -> str | None:

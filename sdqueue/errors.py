@@ -34,6 +34,8 @@
     │       └── ReshardingFailed             the number of partitions could not be changed, or not yet
     └── ReplyError
         ├── ReplyTimeout (TimeoutError)      no reply in the time given; the turn stays queued
+        ├── StreamNotFound (LookupError)     there is no log of this turn's streamed answer, or no more
+        ├── InvalidOffset (ValueError)       a text that is no place in a stream
         └── TurnFailed                       the reply is an ``error`` reply
 
 Each message says what was wrong, with which value, and what to do about it.
@@ -231,6 +233,26 @@ class ReplyTimeout(ReplyError, TimeoutError):
         )
         self.turn_id = turn_id
         self.timeout_s = timeout_s
+
+
+class StreamNotFound(ReplyError, LookupError):
+    """There is no log of this turn's streamed answer.
+
+    Logs are kept for some minutes after the answer (``SDQUEUE_STREAM_TTL_S``). Asking again with the same turn id
+    returns the final reply, for much longer.
+    """
+
+    def __init__(self, session_id: str, turn_id: str, why: str) -> None:
+        super().__init__(
+            f"there is no stream of turn {turn_id!r} of session {session_id!r}: {why}. To get the final reply, ask "
+            f"again with id={turn_id!r}; and look whether SDQUEUE_STREAM_URL is here what it is for the consumers"
+        )
+        self.session_id = session_id
+        self.turn_id = turn_id
+
+
+class InvalidOffset(ReplyError, ValueError):
+    """A text names no place in a stream; the message shows it."""
 
 
 class TurnFailed(ReplyError):

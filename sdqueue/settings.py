@@ -29,7 +29,7 @@ from sdqueue.channels import DoubleTexting, OnDead, PerChannel
 from sdqueue.errors import ConfigurationError
 from sdqueue.messages import MAX_TEXT_BYTES
 from sdqueue.sessions.sealing.keyring import mask_keys, parse_keys
-from sdqueue.urls import BROKER_SCHEMES, KEYS_SCHEMES, LOCK_SCHEMES, STORE_SCHEMES, check_url, mask
+from sdqueue.urls import BROKER_SCHEMES, KEYS_SCHEMES, LOCK_SCHEMES, STORE_SCHEMES, STREAM_SCHEMES, check_url, mask
 
 SECRETS: Final = frozenset({"encryption_keys"})
 """Settings that are no options of commands, as every user of the machine can read these, and are never shown."""
@@ -55,6 +55,17 @@ class Settings(BaseSettings):
     lock_url: str = Field(
         default="",
         description="What locks sessions: redis://, file:///dir or memory://. Default: what fits the store.",
+    )
+    stream_url: str = Field(
+        default="",
+        description="Where streamed answers are kept for a while, so that a client may read on: redis://, "
+        "sqlite:///path.db, memory:// or null:// (nowhere). Default: what fits the store.",
+    )
+    stream_entries: int = Field(
+        default=1000, ge=0, description="Pieces of a streamed answer that are kept at most; 0: none, of any answer."
+    )
+    stream_ttl_s: float = Field(
+        default=300.0, ge=1, description="Seconds after its last piece that a streamed answer is kept."
     )
     encryption_keys: SecretStr = Field(
         default=SecretStr(""),
@@ -237,6 +248,11 @@ class Settings(BaseSettings):
     @classmethod
     def _lock_scheme(cls, url: str) -> str:
         return url and check_url(url, LOCK_SCHEMES)
+
+    @field_validator("stream_url")
+    @classmethod
+    def _stream_scheme(cls, url: str) -> str:
+        return url and check_url(url, STREAM_SCHEMES)
 
     @field_validator("keys_url")
     @classmethod

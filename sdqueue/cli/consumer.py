@@ -15,7 +15,7 @@ import typer
 from prometheus_client import CollectorRegistry
 
 from sdqueue.agents import load_agent_factory
-from sdqueue.backends import open_broker, open_membership, opened_sessions, redis_url
+from sdqueue.backends import open_broker, open_membership, opened_delta_log, opened_sessions, redis_url
 from sdqueue.brokers import Broker, Topology
 from sdqueue.cli.options import EVERYTHING, Given, agents_of, require_shared_broker, takes_settings
 from sdqueue.consumer import Consumer, ConsumerOptions
@@ -90,7 +90,12 @@ async def _supervise(settings: Settings, processes: int, name: str | None, apply
 async def _serve(settings: Settings, name: str | None, apply: bool, supervised: bool) -> None:
     options = ConsumerOptions.from_settings(settings, name=name)
     broker = open_broker(settings, name=f"sdqueue consumer {options.name}")
-    async with agents_of(settings) as agent_factory, opened_sessions(settings) as (store, locks), broker:
+    async with (
+        agents_of(settings) as agent_factory,
+        opened_sessions(settings) as (store, locks),
+        opened_delta_log(settings) as delta_log,
+        broker,
+    ):
         worker = SessionWorker(
             agent_factory=agent_factory, store=store, lock_backend=locks, max_sessions=settings.max_sessions
         )
@@ -100,6 +105,7 @@ async def _serve(settings: Settings, name: str | None, apply: bool, supervised: 
             options,
             observer=_observer(settings, options.name),
             membership=open_membership(settings, name=options.name),
+            delta_log=delta_log,
         )
         stopping = asyncio.Event()
 

@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import structlog
 import typer
 
-from sdqueue.backends import open_broker, opened_sessions
+from sdqueue.backends import open_broker, opened_delta_log, opened_sessions
 from sdqueue.brokers import Broker, Delivery
 from sdqueue.cli.conversation import Conversation
 from sdqueue.cli.lines import Lines
@@ -66,6 +66,7 @@ async def dev(
         agent_factory = await stack.enter_async_context(agents_of(settings))
         stack.enter_context(_log_file(settings, data / "dev.log"))
         store, locks = await stack.enter_async_context(opened_sessions(settings))
+        delta_log = await stack.enter_async_context(opened_delta_log(settings))
         broker = await stack.enter_async_context(open_broker(settings))
         await broker.apply()
         worker = SessionWorker(
@@ -74,7 +75,7 @@ async def dev(
         options = ConsumerOptions.from_settings(settings, name="dev")
         lines = stack.enter_context(Lines())
         observer = Observers(LogObserver(options.name), _Failures(lines, data / "dev.log"))
-        consumer = Consumer(broker, worker, options, observer=observer)
+        consumer = Consumer(broker, worker, options, observer=observer, delta_log=delta_log)
         client = await stack.enter_async_context(Client(broker, max_text_bytes=settings.max_text_bytes))
         conversation = Conversation(client, lines, store.load, session=session, channel=CHANNEL, timeout=timeout)
         await _show_late_replies(stack, broker, conversation, lines)

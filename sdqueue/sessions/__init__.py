@@ -23,6 +23,7 @@ from sdqueue.sessions.stores import (
     SessionStore,
     SQLiteSessionStore,
     Standing,
+    StartCounter,
     TurnBacklog,
     TurnCounter,
 )
@@ -57,6 +58,7 @@ __all__ = [
     "SessionStore",
     "SessionWorker",
     "Standing",
+    "StartCounter",
     "Stored",
     "TurnBacklog",
     "TurnCounter",

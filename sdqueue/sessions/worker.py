@@ -20,7 +20,7 @@ from sdqueue.sessions.stores.backlog import TurnBacklog
 from sdqueue.sessions.stores.memory import InMemorySessionStore
 from sdqueue.sessions.stores.null import NullSessionStore
 from sdqueue.sessions.stores.offers import offers
-from sdqueue.sessions.stores.store import SessionStore
+from sdqueue.sessions.stores.store import SessionStore, StartCounter, beginnings
 
 
 @dataclass
@@ -80,6 +80,7 @@ class SessionWorker:
         # Asked once: to hold a store against a protocol costs more than much of a turn.
         self.backlog: TurnBacklog | None = self._store if offers(self._store, TurnBacklog) else None
         """The store as what keeps turns that wait; ``None`` where it cannot."""
+        self._starts = self._store if offers(self._store, StartCounter) else None
         self._leasing = leasing_for(self._store, self._lock_backend)
         # An agent kept in memory would remember what this store is there to forget.
         self._max_sessions = 0 if isinstance(self._store, NullSessionStore) else max_sessions
@@ -122,8 +123,10 @@ class SessionWorker:
                 try:
                     yield handle
                 except BaseException as error:
+                    lease.started = handle.started
                     await handle.abandon(error)
                     raise
+                lease.started = handle.started
                 record = await handle.finish()
                 if record is None:
                     record = handle.record
@@ -133,6 +136,21 @@ class SessionWorker:
                     handle.session.metadata = copy.deepcopy(record.metadata)
                 if use.keep and handle.kept_agent is not None:
                     self._keep(session_id, _Idle(handle.kept_agent, record))
+
+    async def count_start(self, session_id: str, turn_id: str) -> int:
+        """Count a start of the agent on a turn that :meth:`acquire` was not told of, or another one inside a block.
+
+        Returns:
+            Its number, as ``handle.attempt`` is one; 1 where the store cannot count starts.
+
+        Raises:
+            StoreUnavailable: the store cannot be reached.
+        """
+        if self._starts is None:
+            return 1
+        _, attempt = beginnings(await self._starts.begin(session_id, turn_id))
+        await self._starts.rewind_started(session_id, turn_id)
+        return attempt
 
     async def close_session(self, session_id: str, *, persist: bool = True) -> None:
         """Drop the session's agent from memory; what is stored stays. Safe to call inside ``acquire``.
@@ -170,7 +188,8 @@ class SessionWorker:
             record, agent = current.record, current.agent
         session = Session(session_id, record.chat_ctx.copy(), record.flow_state, copy.deepcopy(record.metadata))
         handle = SessionHandle(session, agent, record=record, build=partial(self._build, session))
-        handle.begun, handle.waiting, handle.refusal = lease.begun, lease.waiting, lease.refusal
+        handle.begun, handle.attempt = lease.begun, lease.attempt
+        handle.waiting, handle.refusal = lease.waiting, lease.refusal
         return handle
 
     def _build(self, session: Session) -> Any:

@@ -15,6 +15,7 @@ from sdqueue.sessions.redis.scripts import ABANDON, COMMIT, LEASE, Script, Scrip
 from sdqueue.sessions.ring import TurnOutcome
 from sdqueue.sessions.sealing.seal import Sealing
 from sdqueue.sessions.stores.sealed_turns import open_refusal
+from sdqueue.sessions.stores.store import beginnings
 
 if TYPE_CHECKING:
     from sdqueue.sessions.lease import SessionLease
@@ -48,7 +49,7 @@ class _Lease:
     """One use of a session; may be entered once."""
 
     __slots__ = ("_args", "_holding", "_keys", "_known", "_locks", "_saved", "_scripts", "_sealing", "_ttl_ms", "_turn",
-                 "_turn_id", "begun", "record", "refusal", "unchanged", "waiting")  # fmt: skip
+                 "_turn_id", "attempt", "begun", "record", "refusal", "started", "unchanged", "waiting")  # fmt: skip
 
     def __init__(
         self,
@@ -74,12 +75,15 @@ class _Lease:
         self.record: SessionRecord | None = None
         self.unchanged = False
         self.begun = 0
+        self.attempt = 0
+        self.started = False
         self.waiting = 0
         self.refusal: TurnOutcome | None = None
 
     async def __aenter__(self) -> SessionLease:
         answer = await self._locks.enter(self._holding, self._take, self._undo, self._scripts)
-        _, self.begun, self.waiting, refused, reply = answer
+        _, count, self.waiting, refused, reply = answer
+        self.begun, self.attempt = beginnings(count)
         self.unchanged = len(reply) == 1 and reply[0] != b""
         try:
             if refused:
@@ -123,4 +127,4 @@ class _Lease:
         return self._scripts.call(LEASE, self._holding.keys[:LEASE_KEYS], args)
 
     def _undo(self, taken: bool) -> tuple[Script, Keys, tuple[Any, ...]]:
-        return ABANDON, self._keys, (*self._args, self._turn if taken else b"")
+        return ABANDON, self._keys, (*self._args, self._turn if taken else b"", b"1" if self.started else b"")

@@ -15,6 +15,7 @@ from sdqueue.sessions.sealing.seal import PLAIN, UNSEALED, Seal, Sealing, is_sea
 from sdqueue.sessions.stores.file_backlog import FileBacklog
 from sdqueue.sessions.stores.foreign import save_foreign
 from sdqueue.sessions.stores.session_folder import SessionFolder, sync, write_whole
+from sdqueue.sessions.stores.store import STARTED
 
 
 class FileSessionStore(FileBacklog):
@@ -93,6 +94,14 @@ class FileSessionStore(FileBacklog):
         """
         await asyncio.to_thread(self._count, session_id, turn_id, -1)
 
+    async def rewind_started(self, session_id: str, turn_id: str) -> None:
+        """Take one beginning back whose agent had started.
+
+        Raises:
+            StoreUnavailable: the directory cannot be used.
+        """
+        await asyncio.to_thread(self._count, session_id, turn_id, STARTED - 1)
+
     async def aclose(self) -> None:
         """End what the sealer has open; the store itself has nothing to close."""
         await self._sealing.aclose()
@@ -131,9 +140,11 @@ class FileSessionStore(FileBacklog):
     def _count(self, session_id: str, turn_id: str, step: int) -> int:
         with self._files.trouble(), self._files.alone(session_id):
             begun = self._load_begun(session_id)
-            begun[turn_id] = begun.get(turn_id, 0) + step
-            self._save_begun(session_id, begun)
-            return begun[turn_id]
+            count = begun.get(turn_id, 0)
+            if step == 1 or count % STARTED:
+                begun[turn_id] = count = count + step
+                self._save_begun(session_id, begun)
+            return count
 
     def _forget_begun(self, session_id: str, ended: Iterable[str]) -> None:
         begun = self._load_begun(session_id)

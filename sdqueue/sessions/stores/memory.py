@@ -14,6 +14,7 @@ from sdqueue.sessions.ring import TurnRing
 from sdqueue.sessions.sealing.seal import UNSEALED, Seal, Sealing
 from sdqueue.sessions.stores.foreign import save_foreign
 from sdqueue.sessions.stores.memory_backlog import MemoryBacklog
+from sdqueue.sessions.stores.store import STARTED
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,11 @@ class InMemorySessionStore(MemoryBacklog):
 
     async def rewind(self, session_id: str, turn_id: str) -> None:
         """Take one beginning back."""
-        counts = self._begun.get(session_id, {})
-        if counts.get(turn_id, 0) > 1:
-            counts[turn_id] -= 1
-        else:
-            self._clear_begun(session_id, [turn_id])
+        self._rewind(session_id, turn_id, -1)
+
+    async def rewind_started(self, session_id: str, turn_id: str) -> None:
+        """Take one beginning back whose agent had started."""
+        self._rewind(session_id, turn_id, STARTED - 1)
 
     async def aclose(self) -> None:
         """End what the sealer has open; the store itself has nothing to close."""
@@ -147,6 +148,13 @@ class InMemorySessionStore(MemoryBacklog):
 
     def _has_begun(self, session_id: str, turn_id: str) -> bool:
         return turn_id in self._begun.get(session_id, ())
+
+    def _rewind(self, session_id: str, turn_id: str, step: int) -> None:
+        counts = self._begun.get(session_id, {})
+        if counts.get(turn_id, 0) % STARTED:
+            counts[turn_id] += step
+            if not counts[turn_id]:
+                self._clear_begun(session_id, [turn_id])
 
     def _clear_begun(self, session_id: str, turn_ids: list[str]) -> None:
         counts = self._begun.get(session_id)

@@ -104,7 +104,15 @@ class RedisSessionStore(RedisBacklog):
         Raises:
             StoreUnavailable: Redis cannot be reached.
         """
-        await self._scripts.call(REWIND, self._record_keys(session_id), (turn_bytes(turn_id),))
+        await self._scripts.call(REWIND, self._record_keys(session_id), (turn_bytes(turn_id), b""))
+
+    async def rewind_started(self, session_id: str, turn_id: str) -> None:
+        """Take one beginning back whose agent had started.
+
+        Raises:
+            StoreUnavailable: Redis cannot be reached.
+        """
+        await self._scripts.call(REWIND, self._record_keys(session_id), (turn_bytes(turn_id), b"1"))
 
     def leasing(self, lock_backend: LockBackend) -> RedisLeasing | None:
         """Lock and load in one round trip, where the lock backend has the same Redis and namespace."""

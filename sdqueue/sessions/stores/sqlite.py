@@ -19,6 +19,7 @@ from sdqueue.sessions.stores.foreign import save_foreign
 from sdqueue.sessions.stores.sqlite_backlog import SCHEMA as BACKLOG_SCHEMA
 from sdqueue.sessions.stores.sqlite_backlog import SQLiteBacklog, delete_backlog
 from sdqueue.sessions.stores.sqlite_thread import SQLiteThread, Text, from_blob, to_text
+from sdqueue.sessions.stores.store import STARTED
 
 # session_records.version is the revision: the version, and the life that it is of. Files of before lives had names have
 # it as a number, which SQLite compares with the text as it should.
@@ -121,7 +122,15 @@ class SQLiteSessionStore(SQLiteBacklog):
         Raises:
             StoreUnavailable: the database cannot be used.
         """
-        await self._thread.write(partial(_rewind, to_text(session_id), to_text(turn_id)))
+        await self._thread.write(partial(_rewind, to_text(session_id), to_text(turn_id), -1))
+
+    async def rewind_started(self, session_id: str, turn_id: str) -> None:
+        """Take one beginning back whose agent had started.
+
+        Raises:
+            StoreUnavailable: the database cannot be used.
+        """
+        await self._thread.write(partial(_rewind, to_text(session_id), to_text(turn_id), STARTED - 1))
 
     async def aclose(self) -> None:
         """Close the database, after what is under way. Idempotent; a later use opens it again."""
@@ -362,8 +371,11 @@ def _begin(session: Text, turn_id: Text, connection: sqlite3.Connection) -> int:
     return count
 
 
-def _rewind(session: Text, turn_id: Text, connection: sqlite3.Connection) -> None:
-    connection.execute("UPDATE session_begun SET count = count - 1 WHERE id = ? AND turn_id = ?", (session, turn_id))
+def _rewind(session: Text, turn_id: Text, step: int, connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "UPDATE session_begun SET count = count + ? WHERE id = ? AND turn_id = ? AND count % ? > 0",
+        (step, session, turn_id, STARTED),
+    )
     connection.execute("DELETE FROM session_begun WHERE id = ? AND turn_id = ? AND count <= 0", (session, turn_id))
 
 

@@ -100,7 +100,7 @@ def as_record(foreign: Any, base: SessionRecord | None) -> SessionRecord:
     """A record of superdialog's own worker as one of ours, to be saved in place of ``base``.
 
     Such a record has no version to compare and knows none of ``turns``, ``agent_state``, ``seq`` and ``parked_by``;
-    these and ``created_at`` stay what they are in the store.
+    these, ``created_at`` and the tool calls of messages stay what they are in the store.
 
     Parameters:
         foreign: has ``chat_ctx``, ``flow_state``, ``created_at``, ``last_turn_at`` and ``metadata``.
@@ -110,7 +110,7 @@ def as_record(foreign: Any, base: SessionRecord | None) -> SessionRecord:
         RecordError: it is nothing of that kind.
     """
     try:
-        items = [ChatMessage(m.role, m.content) for m in foreign.chat_ctx.items]
+        items = [m if type(m) is ChatMessage else ChatMessage(m.role, m.content) for m in foreign.chat_ctx.items]
         flow = foreign.flow_state
         if flow is not None:
             flow = FlowState(**{f.name: getattr(flow, f.name) for f in fields(FlowState)})
@@ -121,8 +121,9 @@ def as_record(foreign: Any, base: SessionRecord | None) -> SessionRecord:
         base = SessionRecord(created_at=created_at)
     same = 0
     for ours, theirs in zip(base.chat_ctx.items[: base.stored.items], items, strict=False):
-        if ours != theirs:
+        if (ours.role, ours.content) != (theirs.role, theirs.content):
             break
+        items[same] = ours  # with the tool calls, which superdialog's messages have no place for
         same += 1
     return replace(
         base,

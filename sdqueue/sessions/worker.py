@@ -33,9 +33,10 @@ class _Idle:
 
 @dataclass(eq=False)
 class _Use:
-    """A session being worked on, and whether its agent may be kept afterwards."""
+    """A session being worked on, whether its agent may be kept afterwards, and whether it is to be forgotten."""
 
     keep: bool = True
+    forget: bool = False
 
 
 class SessionWorker:
@@ -128,6 +129,9 @@ class SessionWorker:
                     raise
                 lease.started = handle.started
                 record = await handle.finish()
+                if use.forget:
+                    await self._store.delete(session_id)
+                    return
                 if record is None:
                     record = handle.record
                 else:
@@ -153,16 +157,26 @@ class SessionWorker:
         return attempt
 
     async def close_session(self, session_id: str, *, persist: bool = True) -> None:
-        """Drop the session's agent from memory; what is stored stays. Safe to call inside ``acquire``.
+        """Drop the session's agent from memory. Safe to call inside ``acquire``.
 
         Parameters:
             session_id: names the session; nothing happens where it is not in memory.
-            persist: accepted for superdialog's sake. Everything is saved when a block ends, so there is nothing left
-                to write or to throw away.
+            persist: with ``False`` the session is forgotten in the store too, so that nobody resumes what has come to
+                its end, wherever it is in memory. A block of this worker that is open does it when it ends well.
+                Otherwise nothing is left to be written: everything is saved when a block ends.
+
+        Raises:
+            LockLost, StoreUnavailable: the session could not be forgotten.
         """
         self._cache.pop(session_id, None)
-        for use in self._in_use.get(session_id, ()):
+        uses = self._in_use.get(session_id, ())
+        for use in uses:
             use.keep = False
+            use.forget = use.forget or not persist
+        if not persist and not uses:
+            async with self._lock_backend.acquire(session_id):
+                self._cache.pop(session_id, None)
+                await self._store.delete(session_id)
 
     async def _take_up(
         self,

@@ -19,6 +19,7 @@ pytest.register_assert_rewrite(
             "inbox",
             "locks",
             "null",
+            "store_foreign",
             "store_refusals",
             "store_turns",
             "stores",

@@ -13,7 +13,7 @@ from sdqueue.sessions import codec
 from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.sealing.seal import PLAIN, UNSEALED, Seal, Sealing, is_sealed
 from sdqueue.sessions.stores.file_backlog import FileBacklog
-from sdqueue.sessions.stores.foreign import save_foreign
+from sdqueue.sessions.stores.foreign import ForeignSaves
 from sdqueue.sessions.stores.session_folder import SessionFolder, sync, write_whole
 from sdqueue.sessions.stores.store import STARTED
 
@@ -43,9 +43,13 @@ class FileSessionStore(FileBacklog):
     ) -> None:
         self._sealing = UNSEALED if sealer is None else sealer
         self._files = SessionFolder(directory, timeout_s=timeout_s)
+        self._foreign = ForeignSaves()
 
     async def load(self, session_id: str) -> SessionRecord | None:
         """See :meth:`SessionStore.load <sdqueue.sessions.stores.store.SessionStore.load>`."""
+        return self._foreign.loaded(session_id, await self._record(session_id))
+
+    async def _record(self, session_id: str) -> SessionRecord | None:
         content = await asyncio.to_thread(self._read, session_id)
         if content is None:
             return None
@@ -60,7 +64,7 @@ class FileSessionStore(FileBacklog):
     async def save(self, session_id: str, record: SessionRecord) -> None:
         """See :meth:`SessionStore.save <sdqueue.sessions.stores.store.SessionStore.save>`."""
         if not isinstance(record, SessionRecord):
-            await save_foreign(self, session_id, record)
+            await self._foreign.save(session_id, record, read=self._record, save=self.save)
             return
         expected, saved = record.stored, record.successor()
         ended = [outcome.turn_id for outcome in record.turns.fresh]

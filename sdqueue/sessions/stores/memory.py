@@ -12,7 +12,7 @@ from sdqueue.sessions import codec
 from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import TurnRing
 from sdqueue.sessions.sealing.seal import UNSEALED, Seal, Sealing
-from sdqueue.sessions.stores.foreign import save_foreign
+from sdqueue.sessions.stores.foreign import ForeignSaves
 from sdqueue.sessions.stores.memory_backlog import MemoryBacklog
 from sdqueue.sessions.stores.store import STARTED
 
@@ -50,10 +50,14 @@ class InMemorySessionStore(MemoryBacklog):
         super().__init__()
         self._sealing = UNSEALED if sealer is None else sealer
         self._kept: dict[str, _Kept | _Sealed] = {}
+        self._foreign = ForeignSaves()
         self._begun: dict[str, dict[str, int]] = {}
 
     async def load(self, session_id: str) -> SessionRecord | None:
         """See :meth:`SessionStore.load <sdqueue.sessions.stores.store.SessionStore.load>`."""
+        return self._foreign.loaded(session_id, await self._record(session_id))
+
+    async def _record(self, session_id: str) -> SessionRecord | None:
         kept = self._kept.get(session_id)
         if kept is None:
             return None
@@ -70,7 +74,7 @@ class InMemorySessionStore(MemoryBacklog):
     async def save(self, session_id: str, record: SessionRecord) -> None:
         """See :meth:`SessionStore.save <sdqueue.sessions.stores.store.SessionStore.save>`."""
         if not isinstance(record, SessionRecord):
-            await save_foreign(self, session_id, record)
+            await self._foreign.save(session_id, record, read=self._record, save=self.save)
             return
         seal = await self._sealing.writing(session_id, record.stored)
         kept = self._kept.get(session_id)

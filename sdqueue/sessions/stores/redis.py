@@ -16,7 +16,7 @@ from sdqueue.sessions.redis.opening import open_record
 from sdqueue.sessions.redis.records import Saving, turn_bytes
 from sdqueue.sessions.redis.scripts import BEGIN, DELETE, LOAD, REWIND, SAVE, ScriptRunner
 from sdqueue.sessions.sealing.seal import UNSEALED, Sealing
-from sdqueue.sessions.stores.foreign import save_foreign
+from sdqueue.sessions.stores.foreign import ForeignSaves
 
 
 class RedisSessionStore(RedisBacklog):
@@ -58,9 +58,13 @@ class RedisSessionStore(RedisBacklog):
         self._ttl_ms = int(ttl_s * 1000)
         self._scripts = ScriptRunner(self._link)
         self._sealing = UNSEALED if sealer is None else sealer
+        self._foreign = ForeignSaves()
 
     async def load(self, session_id: str) -> SessionRecord | None:
         """See :meth:`SessionStore.load <sdqueue.sessions.stores.store.SessionStore.load>`."""
+        return self._foreign.loaded(session_id, await self._record(session_id))
+
+    async def _record(self, session_id: str) -> SessionRecord | None:
         keys = self._record_keys(session_id)
         reply = await self._scripts.call(LOAD, keys, (b"0",))
         return await open_record(self._sealing, self._scripts, keys, session_id, reply)
@@ -68,7 +72,7 @@ class RedisSessionStore(RedisBacklog):
     async def save(self, session_id: str, record: SessionRecord) -> None:
         """See :meth:`SessionStore.save <sdqueue.sessions.stores.store.SessionStore.save>`."""
         if not isinstance(record, SessionRecord):
-            await save_foreign(self, session_id, record)
+            await self._foreign.save(session_id, record, read=self._record, save=self.save)
             return
         keys = self._record_keys(session_id)
         seal = await self._sealing.writing(session_id, record.stored)

@@ -15,7 +15,7 @@ from sdqueue.sessions import codec
 from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import TurnRing
 from sdqueue.sessions.sealing.seal import UNSEALED, Seal, Sealing
-from sdqueue.sessions.stores.foreign import save_foreign
+from sdqueue.sessions.stores.foreign import ForeignSaves
 from sdqueue.sessions.stores.sqlite_backlog import SCHEMA as BACKLOG_SCHEMA
 from sdqueue.sessions.stores.sqlite_backlog import SQLiteBacklog, delete_backlog
 from sdqueue.sessions.stores.sqlite_thread import SQLiteThread, Text, from_blob, to_text
@@ -64,9 +64,13 @@ class SQLiteSessionStore(SQLiteBacklog):
         schema = _SCHEMA if sealer is None else f"PRAGMA secure_delete=ON;{_SCHEMA}"
         self._thread = SQLiteThread(Path(path), schema, timeout_s=timeout_s)
         self._sealing = UNSEALED if sealer is None else sealer
+        self._foreign = ForeignSaves()
 
     async def load(self, session_id: str) -> SessionRecord | None:
         """See :meth:`SessionStore.load <sdqueue.sessions.stores.store.SessionStore.load>`."""
+        return self._foreign.loaded(session_id, await self._record(session_id))
+
+    async def _record(self, session_id: str) -> SessionRecord | None:
         rows = await self._thread.read(partial(_read, to_text(session_id)))
         if rows is None:
             return None
@@ -79,7 +83,7 @@ class SQLiteSessionStore(SQLiteBacklog):
     async def save(self, session_id: str, record: SessionRecord) -> None:
         """See :meth:`SessionStore.save <sdqueue.sessions.stores.store.SessionStore.save>`."""
         if not isinstance(record, SessionRecord):
-            await save_foreign(self, session_id, record)
+            await self._foreign.save(session_id, record, read=self._record, save=self.save)
             return
         fresh = len(record.turns.fresh)
         seal = await self._sealing.writing(session_id, record.stored)

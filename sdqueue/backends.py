@@ -43,7 +43,7 @@ from sdqueue.sessions import (
     SQLiteSessionStore,
 )
 from sdqueue.settings import Settings
-from sdqueue.streaming import DeltaLog, LogLimits, MemoryDeltaLog, RedisDeltaLog, SQLiteDeltaLog
+from sdqueue.streaming import DeltaLog, LogLimits, MemoryDeltaLog, RedisDeltaLog, SealedDeltaLog, SQLiteDeltaLog
 from sdqueue.urls import mask
 
 CLOSE_S: Final = 1.0
@@ -115,11 +115,14 @@ def open_session_keys(settings: Settings) -> SessionKeys:
     """The wrapped keys of sessions of ``SDQUEUE_KEYS_URL``; without one, beside the store.
 
     Those of a SQLite store are in ``<path>.keys`` beside it, those of a folder of files in its subfolder ``keys``.
+    Where the store keeps nothing, they are beside the streamed answers.
 
     Raises:
         ConfigurationError: the URL cannot be read.
     """
     url = settings.keys_url or default_keys_url(settings.store_url)
+    if not settings.keys_url and url == "memory://" and settings.stream_url:
+        url = default_keys_url(settings.stream_url)  # the only thing that outlives the process and may be sealed
     match _scheme(url):
         case "memory":
             return MemorySessionKeys()
@@ -185,7 +188,8 @@ def open_delta_log(settings: Settings) -> DeltaLog | None:
 
     For a Redis store that is the same Redis, on connections of its own; for a SQLite store the database
     ``<path>.streams`` beside it, for a folder of files ``streams.db`` in it. A store that lives in this process has one
-    in this process, to be handed to consumers and clients alike; ``null://`` has none.
+    in this process, to be handed to consumers and clients alike; ``null://`` has none. With
+    ``SDQUEUE_ENCRYPTION_KEYS`` a log that leaves the process is sealed.
 
     Returns:
         ``None`` where they are not kept.
@@ -203,9 +207,9 @@ def open_delta_log(settings: Settings) -> DeltaLog | None:
         case "memory":
             return MemoryDeltaLog(limits)
         case "sqlite":
-            return SQLiteDeltaLog(path_of(url), limits=limits)
+            return _sealed(SQLiteDeltaLog(path_of(url), limits=limits), settings)
         case scheme if scheme.startswith("redis"):
-            return RedisDeltaLog(url, namespace=settings.namespace, limits=limits)
+            return _sealed(RedisDeltaLog(url, namespace=settings.namespace, limits=limits), settings)
     raise _unknown("SDQUEUE_STREAM_URL", url)
 
 
@@ -217,6 +221,11 @@ async def opened_delta_log(settings: Settings) -> AsyncIterator[DeltaLog | None]
         if log is not None:
             _close_at_end(stack, log)
         yield log
+
+
+def _sealed(log: DeltaLog, settings: Settings) -> DeltaLog:
+    sealer = open_sealer(settings)
+    return log if sealer is None else SealedDeltaLog(log, sealer)
 
 
 def _default_stream_url(store_url: str) -> str:

@@ -265,6 +265,7 @@ class Client:
             ReplyTimeout: nothing more came in ``timeout`` seconds.
             TurnFailed: the turn was answered with an ``error`` reply.
             StoreUnavailable: the log cannot be reached. Read on when it is back.
+            RecordSealed: it is sealed, and this client has not the keys.
             ConfigurationError: this client knows no log.
         """
         self._check_open()

@@ -6,6 +6,7 @@ from sdqueue.streaming.memory import MemoryDeltaLog
 from sdqueue.streaming.newest import NewestAttempt
 from sdqueue.streaming.offset import BEGINNING, StreamOffset
 from sdqueue.streaming.redis import RedisDeltaLog
+from sdqueue.streaming.sealed import SealedDeltaLog
 from sdqueue.streaming.sqlite import SQLiteDeltaLog
 from sdqueue.streaming.writer import LogLine, LogWriter
 
@@ -20,6 +21,7 @@ __all__ = [
     "NewestAttempt",
     "RedisDeltaLog",
     "SQLiteDeltaLog",
+    "SealedDeltaLog",
     "StreamOffset",
     "follow",
 ]

@@ -6,7 +6,8 @@ import time
 from collections.abc import AsyncGenerator
 from typing import Final
 
-from sdqueue.errors import ReplyTimeout, StreamNotFound
+from sdqueue.errors import RecordSealed, ReplyTimeout, StreamNotFound
+from sdqueue.sessions.sealing.seal import is_sealed
 from sdqueue.streaming.log import DeltaLog, LogEntry
 from sdqueue.streaming.offset import BEGINNING, StreamOffset
 
@@ -30,6 +31,7 @@ async def follow(
         StreamNotFound: there is no log of this turn, any more or, from the beginning, within the timeout.
         ReplyTimeout: nothing came for so long.
         StoreUnavailable: the log cannot be reached.
+        RecordSealed: it is sealed, and the keys are not here.
     """
     known = after != BEGINNING
     heard = time.monotonic()
@@ -40,6 +42,11 @@ async def follow(
             raise StreamNotFound(session_id, turn_id, "it ended and was forgotten since, or the offset is not its own")
         known = known or entries is not None
         for entry in entries or ():
+            if is_sealed(entry.body):
+                raise RecordSealed(
+                    f"session {session_id!r}: its streamed answers are sealed, and this process has no keys; set "
+                    "SDQUEUE_ENCRYPTION_KEYS as where they are written"
+                )
             yield entry
             after = entry.offset
         if entries:

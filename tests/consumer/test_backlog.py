@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from sdqueue.channels import DoubleTexting, PerChannel
-from sdqueue.errors import RecordCorrupt, StoreUnavailable
+from sdqueue.errors import RecordCorrupt, RecordSealed, SessionError, StoreUnavailable
 from sdqueue.sessions import Deferred
 from tests.consumer.stand import Member, Puppet, Stand, Waiting, failing
 
@@ -190,10 +190,12 @@ async def test_what_runs_when_a_backlog_begins_here_may_still_belong_behind_anot
     assert await said(stand, "s") == numbers(20)
 
 
-async def test_a_store_that_is_away_is_waited_for(stand: Stand) -> None:
+@pytest.mark.parametrize("error", [StoreUnavailable, RecordSealed])
+async def test_a_store_that_is_away_is_waited_for(stand: Stand, error: type[SessionError]) -> None:
+    """Away, or sealed with a key that is not here yet."""
     async with stand.running(**SMALL) as member:
         for point in ("defer", "take out", "undefer"):
-            member.faults.arm(point, failing(StoreUnavailable("away")))
+            member.faults.arm(point, failing(error("away")))
         await flood(stand, "s", 40)
         await stand.expect_reply("s-39")
         assert member.watcher.of("backend_away")

@@ -17,7 +17,17 @@ from tenacity.wait import wait_base
 from sdqueue.consumer import RetryPolicy, is_transient
 from sdqueue.consumer.failure import AgentFailed, IsolatedAgentError
 from sdqueue.consumer.retry import retry_after
-from sdqueue.errors import LockLost, RecordCorrupt, RecordTooNew, StoreUnavailable, TurnTimeout, VersionConflict
+from sdqueue.errors import (
+    LockLost,
+    RecordCorrupt,
+    RecordError,
+    RecordSealed,
+    RecordTooNew,
+    StoreUnavailable,
+    TurnTimeout,
+    VersionConflict,
+    WrongKey,
+)
 from tests.consumer.stand import Puppet, Stand, failing
 
 
@@ -163,10 +173,11 @@ async def test_a_store_that_is_away_is_no_failed_attempt(stand: Stand, point: st
     assert stand.begun("s") == {}
 
 
-async def test_a_record_of_a_newer_release_waits_for_somebody_who_can_read_it(stand: Stand) -> None:
-    """In the middle of an upgrade nothing is condemned."""
+@pytest.mark.parametrize("error", [RecordTooNew, RecordSealed, WrongKey])
+async def test_a_record_that_another_process_can_read_waits_for_it(stand: Stand, error: type[RecordError]) -> None:
+    """In the middle of an upgrade, or of a change of keys, nothing is condemned."""
     async with stand.running() as member:
-        member.faults.arm("load", *[failing(RecordTooNew("schema 2, this release reads up to 1"))] * 3)
+        member.faults.arm("load", *[failing(error("schema 2, this release reads up to 1"))] * 3)
         await stand.send("s", "hello", id="t")
         assert (await stand.expect_reply("t")).text == "1. hello"
         away = member.watcher.of("backend_away")

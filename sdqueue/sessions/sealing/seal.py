@@ -16,9 +16,9 @@ from sdqueue.errors import RecordCorrupt, RecordSealed, RecordTooNew
 from sdqueue.sessions import codec
 from sdqueue.sessions.record import Stored
 
-Part = Literal["record", "head", "message", "outcome", "turn", "refusal"]
+Part = Literal["record", "head", "message", "outcome", "turn", "refusal", "delta"]
 """What a text is, so that none can stand in for another: a whole record, or its head, one of its messages or outcomes,
-a turn that waits in the backlog, the outcome of a refused one."""
+a turn that waits in the backlog, the outcome of a refused one, a piece of a streamed answer."""
 
 _FORM: Final = 1
 """Version of the sealed form. What is newer is refused."""
@@ -78,12 +78,13 @@ class Sealing(Protocol):
         """
         ...
 
-    async def writing(self, session_id: str, stored: Stored | None = None) -> Seal:
+    async def writing(self, session_id: str, stored: Stored | None = None, *, forgettable: bool = False) -> Seal:
         """What seals new parts.
 
         Parameters:
             session_id: the session.
             stored: what the store has of the record that is to be saved; ``None`` for what is no part of a record.
+            forgettable: nothing is lost with these parts: the key may be one that was erased a moment ago.
 
         Raises:
             VersionConflict: that key was erased, and with it what the save was made from.
@@ -140,7 +141,7 @@ class Unsealed:
             )
         return PLAIN
 
-    async def writing(self, session_id: str, stored: Stored | None = None) -> Seal:
+    async def writing(self, session_id: str, stored: Stored | None = None, *, forgettable: bool = False) -> Seal:
         """See :meth:`Sealing.writing`."""
         return PLAIN
 

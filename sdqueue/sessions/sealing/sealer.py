@@ -84,15 +84,15 @@ class Sealer:
             )
         return self._made(session_id, entry)
 
-    async def writing(self, session_id: str, stored: Stored | None = None) -> Seal:
+    async def writing(self, session_id: str, stored: Stored | None = None, *, forgettable: bool = False) -> Seal:
         """See :meth:`Sealing.writing <sdqueue.sessions.sealing.seal.Sealing.writing>`.
 
-        What does not add to a saved record never takes the key from memory: it would be lost with a key that was
-        erased a moment ago.
+        What neither adds to a saved record nor is forgettable never takes the key from memory: it would be lost with a
+        key that was erased a moment ago.
         """
         sealed_by = "" if stored is None else stored.sealed_by
         seal = self._known(session_id)
-        if seal is not None and seal.key_id == sealed_by:
+        if seal is not None and (forgettable or seal.key_id == sealed_by):
             return seal
         expected: bytes | None = None
         before = KeyEntry()

@@ -134,6 +134,8 @@ async def _content(redis: Redis, pattern: str) -> AsyncIterator[bytes]:
                 value = await redis.lrange(key, 0, -1)
             case b"zset":
                 value = await redis.zrange(key, 0, -1, withscores=True)
+            case b"stream":
+                value = await redis.xrange(key)
             case other:
                 raise AssertionError(other)
         yield repr(value).encode()

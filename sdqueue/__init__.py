@@ -3,6 +3,7 @@
 from sdqueue.agents import (
     Agent,
     AgentFactory,
+    AgentRoutes,
     ChatContext,
     ChatMessage,
     DurableAgent,
@@ -15,6 +16,7 @@ from sdqueue.agents import (
     TurnResult,
     current_turn,
     load_agent_factory,
+    load_agents,
 )
 from sdqueue.backends import open_broker, open_locks, open_membership, open_store
 from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
@@ -57,6 +59,7 @@ from sdqueue.errors import (
     TopologyMissing,
     TurnFailed,
     TurnTimeout,
+    UnknownRoute,
     Unroutable,
     VersionConflict,
 )
@@ -67,8 +70,10 @@ from sdqueue.sessions import (
     Deferred,
     FileLockBackend,
     FileSessionStore,
+    HistoryPolicy,
     InMemorySessionStore,
     LockBackend,
+    MessageLimit,
     NullSessionStore,
     RedisLockBackend,
     RedisSessionStore,
@@ -81,6 +86,8 @@ from sdqueue.sessions import (
     SessionWorker,
     SQLiteSessionStore,
     Standing,
+    Summary,
+    TokenLimit,
     TurnBacklog,
 )
 from sdqueue.settings import Settings
@@ -101,6 +108,7 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     # agents
     "Agent",
     "AgentFactory",
+    "AgentRoutes",
     "DurableAgent",
     "FunctionAgent",
     "MemoAgent",
@@ -113,6 +121,7 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "TurnResult",
     "current_turn",
     "load_agent_factory",
+    "load_agents",
     # sessions
     "SessionWorker",
     "SessionHandle",
@@ -120,6 +129,10 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "Session",
     "SessionRecord",
     "Retention",
+    "HistoryPolicy",
+    "MessageLimit",
+    "TokenLimit",
+    "Summary",
     "SessionStore",
     "InMemorySessionStore",
     "NullSessionStore",
@@ -174,6 +187,7 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "LockLost",
     "AgentError",
     "AgentResultError",
+    "UnknownRoute",
     "TurnTimeout",
     "BrokerError",
     "BrokerUnavailable",

@@ -17,6 +17,7 @@
     │       └── LockLost                     gone while it was held; the turn was stopped
     ├── AgentError
     │   ├── AgentResultError (TypeError)     the agent returned something that is no answer
+    │   ├── UnknownRoute                     the route that chose a session's agent is not configured any more
     │   └── TurnTimeout (TimeoutError)       the agent did not answer within the turn's deadline
     ├── BrokerError
     │   ├── BrokerUnavailable (ConnectionError)
@@ -127,6 +128,10 @@ class AgentError(SdqueueError):
 
 class AgentResultError(AgentError, TypeError):
     """The agent returned something that is no answer; return a ``TurnResult``, a string or a dict with ``text``."""
+
+
+class UnknownRoute(AgentError):
+    """The session was begun with the agent of a route that is not configured any more."""
 
 
 class TurnTimeout(AgentError, TimeoutError):

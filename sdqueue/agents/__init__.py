@@ -17,10 +17,12 @@ from sdqueue.agents.flow import FlowState
 from sdqueue.agents.function import FunctionAgent
 from sdqueue.agents.loading import as_agent_factory, load_agent_factory
 from sdqueue.agents.memo import MemoAgent
+from sdqueue.agents.routes import AgentRoutes, load_agents, parse_routes
 
 __all__ = [
     "Agent",
     "AgentFactory",
+    "AgentRoutes",
     "ChatContext",
     "ChatMessage",
     "DurableAgent",
@@ -37,5 +39,7 @@ __all__ = [
     "current_turn",
     "durable",
     "load_agent_factory",
+    "load_agents",
+    "parse_routes",
     "set_current_turn",
 ]

@@ -65,7 +65,9 @@ class Agent(Protocol):
 
     Optional besides: ``assist(text)`` takes a system instruction for the next turn; ``flow_state`` and
     ``load_flow_state(state)`` for dialog machines; ``dump_state() -> JSON`` and ``load_state(JSON)`` for whatever
-    else must survive (see :class:`DurableAgent`).
+    else must survive (see :class:`DurableAgent`). An agent with a state of its own keeps its conversation there, and
+    neither limits its history nor mends it but by itself; with a true ``history_limited`` its ``chat_ctx`` is treated
+    as that of any other agent, and what it is given by ``load_chat_ctx`` counts.
     """
 
     @property

@@ -14,8 +14,8 @@ from typing import Annotated, Final
 import structlog
 import typer
 
-from sdqueue.agents import load_agent_factory
-from sdqueue.backends import open_broker, opened_sessions
+from sdqueue.agents import load_agents
+from sdqueue.backends import open_broker, open_worker, opened_sessions
 from sdqueue.brokers import Broker, Delivery
 from sdqueue.cli.conversation import Conversation
 from sdqueue.cli.lines import Lines
@@ -26,7 +26,6 @@ from sdqueue.errors import ConfigurationError
 from sdqueue.messages import DeadTurn, OutboundReply
 from sdqueue.observe import Observer, Observers
 from sdqueue.observe.logs import LogObserver, configure_logging
-from sdqueue.sessions import SessionWorker
 from sdqueue.settings import Settings
 
 CHANNEL: Final = "dev"
@@ -60,15 +59,13 @@ async def dev(
         printf 'my name is Ada\\nwhat is my name?\\n' | sdqueue dev --data try-out
     """
     settings = _settings(given, data)
-    agent_factory = load_agent_factory(settings.agent)
+    agents = load_agents(settings.agent)
     async with AsyncExitStack() as stack:
         stack.enter_context(_log_file(settings, data / "dev.log"))
         store, locks = await stack.enter_async_context(opened_sessions(settings))
         broker = await stack.enter_async_context(open_broker(settings))
         await broker.apply()
-        worker = SessionWorker(
-            agent_factory=agent_factory, store=store, lock_backend=locks, max_sessions=settings.max_sessions
-        )
+        worker = open_worker(settings, agents, store=store, locks=locks)
         options = ConsumerOptions.from_settings(settings, name="dev")
         lines = stack.enter_context(Lines())
         observer = Observers(LogObserver(options.name), _Failures(lines, data / "dev.log"))

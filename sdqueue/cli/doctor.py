@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import typer
 
-from sdqueue.agents import load_agent_factory
+from sdqueue.agents import AgentRoutes, load_agents, parse_routes
 from sdqueue.backends import default_lock_url, open_broker, opened_sessions
 from sdqueue.brokers import Broker, Delivery, Message
 from sdqueue.cli.options import BROKER, STORE, Given, JsonOption, takes_settings
@@ -229,11 +229,20 @@ class ClockError(SdqueueError):
 
 
 async def _check_agent(settings: Settings) -> str:
-    agent = load_agent_factory(settings.agent)()
-    missing = [name for name in ("turn", "chat_ctx", "load_chat_ctx") if not hasattr(agent, name)]
+    agents = load_agents(settings.agent)
+    if not isinstance(agents, AgentRoutes):
+        return f"{settings.agent or 'the built-in one'}: builds a {_kind_of(agents(), settings.agent)}"
+    names = parse_routes(settings.agent)
+    return ", ".join(
+        f"{route}={name}: builds a {_kind_of(agents.build(route), f'{route}={name}')}" for route, name in names.items()
+    )
+
+
+def _kind_of(agent: object, name: str) -> str:
+    missing = [attribute for attribute in ("turn", "chat_ctx", "load_chat_ctx") if not hasattr(agent, attribute)]
     if missing:
-        raise TypeError(f"{settings.agent} builds a {type(agent).__name__} without {', '.join(missing)}")
-    return f"{settings.agent or 'the built-in one'}: builds a {type(agent).__name__}"
+        raise TypeError(f"{name} builds a {type(agent).__name__} without {', '.join(missing)}")
+    return type(agent).__name__
 
 
 async def _guarded(name: str, check: Callable[[], Awaitable[str]], timeout: float, advice: str) -> Finding:

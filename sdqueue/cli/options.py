@@ -17,6 +17,9 @@ BROKER: Final = ("broker_url", "namespace", "partitions")
 STORE: Final = ("store_url", "lock_url")
 EVERYTHING: Final = tuple(Settings.model_fields)
 
+SEVERAL: Final = ("agent",)
+"""Options that may be given several times, each with a part of the setting."""
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
 Given = dict[str, Any]
@@ -36,7 +39,8 @@ def takes_settings(*names: str) -> Callable[[Callable[..., Awaitable[None]]], Ca
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            given = {name: values.pop(name) for name in names}
+            # An option that may be given several times and was not is an empty list.
+            given = {name: None if (value := values.pop(name)) == [] else value for name in names}
             run_async(command(given, **values))
 
         parameters = [*own, *shared]
@@ -49,7 +53,9 @@ def takes_settings(*names: str) -> Callable[[Callable[..., Awaitable[None]]], Ca
 
 def _option(name: str) -> inspect.Parameter:
     field = Settings.model_fields[name]
-    kind = field.annotation if field.annotation in (int, float) else str  # pydantic checks the values of choices
+    kind: Any = field.annotation if field.annotation in (int, float) else str  # pydantic checks what a choice allows
+    if name in SEVERAL:
+        kind = list[str]
     default = f" Default: {field.default}." if field.default not in ("", 0) else ""
     option = typer.Option(
         f"--{name.replace('_', '-')}",

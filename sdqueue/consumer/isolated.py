@@ -20,7 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from sdqueue.agents import AgentFactory, TurnContext, as_turn_result, load_agent_factory, set_current_turn
+from sdqueue.agents import AgentFactory, AgentRoutes, TurnContext, as_turn_result, load_agents, set_current_turn
 from sdqueue.consumer.failure import describe, reason_of, trace_of
 from sdqueue.consumer.frames import read_frame, write_frame
 from sdqueue.consumer.retry import is_transient, retry_after
@@ -37,7 +37,7 @@ OOM_SCORE: Final = 500
 """From -1000 to 1000: short of memory, Linux shall take a suspect and not the consumer."""
 
 
-async def answer(agent_factory: AgentFactory, request: dict[str, Any]) -> str:
+async def answer(agent_factory: AgentFactory | AgentRoutes, request: dict[str, Any]) -> str:
     """Run the turn of a request.
 
     Returns:
@@ -62,7 +62,7 @@ async def answer(agent_factory: AgentFactory, request: dict[str, Any]) -> str:
         )
 
 
-async def _run(agent_factory: AgentFactory, request: dict[str, Any]) -> str:
+async def _run(agent_factory: AgentFactory | AgentRoutes, request: dict[str, Any]) -> str:
     session_id = request["session_id"]
     store = InMemorySessionStore()
     record = decode(request["record"])
@@ -80,7 +80,7 @@ async def _run(agent_factory: AgentFactory, request: dict[str, Any]) -> str:
 async def _serve(channel: socket.socket, agent: str) -> None:
     reader, writer = await asyncio.open_connection(sock=channel)
     try:
-        agent_factory = load_agent_factory(agent)
+        agent_factory = load_agents(agent)
     except ConfigurationError as error:
         await write_frame(writer, json.dumps({"error": describe(error)}))
         return

@@ -1,6 +1,7 @@
 """Sessions: state, locks and stores around any agent. Usable alone, without a broker."""
 
 from sdqueue.sessions.handle import SessionHandle
+from sdqueue.sessions.history import HistoryPolicy, MessageLimit, Summary, TokenLimit, estimate_tokens
 from sdqueue.sessions.locks import AsyncioLockBackend, FileLockBackend, Held, LockBackend, RedisLockBackend
 from sdqueue.sessions.parking import unpark
 from sdqueue.sessions.record import SessionRecord, Stored
@@ -27,8 +28,10 @@ __all__ = [
     "FileLockBackend",
     "FileSessionStore",
     "Held",
+    "HistoryPolicy",
     "InMemorySessionStore",
     "LockBackend",
+    "MessageLimit",
     "NullSessionStore",
     "RedisLockBackend",
     "RedisSessionStore",
@@ -43,10 +46,13 @@ __all__ = [
     "SessionWorker",
     "Standing",
     "Stored",
+    "Summary",
+    "TokenLimit",
     "TurnBacklog",
     "TurnCounter",
     "TurnOutcome",
     "TurnRing",
     "TurnState",
+    "estimate_tokens",
     "unpark",
 ]

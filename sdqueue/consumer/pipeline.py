@@ -217,9 +217,11 @@ class TurnPipeline:
             # By itself it gives up in time; the longer one is for what swallows that.
             shortening = handle.shorten(timeout=seconds)
             problem = await self._runner.run(work, shortening, timeout=seconds + STOP_WITHIN_S)
-        except AgentFailed as failed:
+        except AgentFailed:
             handle.cut()
-            problem = failed.cause
+            problem = TimeoutError(
+                f"the history was not shortened in {seconds:.1f} s, and what shortens it ignores its cancellation"
+            )
         work.stage = "is being saved"
         if problem is not None:
             self._observer.history_unshortened(

@@ -289,7 +289,7 @@ class SessionHandle:
             return True
         return self.limits.are_exceeded(self.weights)
 
-    async def shorten(self, *, timeout: float | None = None) -> Exception | None:
+    async def shorten(self, *, timeout: float | None = None) -> BaseException | None:
         """Bring the conversation within its limits; done when the block ends, where it was not done before.
 
         Parameters:

@@ -45,7 +45,7 @@ class HistoryLimits:
 
     async def shorten(
         self, messages: list[ChatMessage], *, timeout: float | None
-    ) -> tuple[list[ChatMessage], Exception | None]:
+    ) -> tuple[list[ChatMessage], BaseException | None]:
         """The conversation within the limits, and what went wrong where a policy could not bring it there.
 
         Parameters:
@@ -53,13 +53,19 @@ class HistoryLimits:
             timeout: seconds for all policies together; ``None``: each keeps its own time.
         """
         clock = asyncio.timeout(timeout)
-        problem: Exception | None = None
+        problem: BaseException | None = None
         try:
             async with clock:
                 for policy in self._policies:
                     if _weight(policy, messages) > policy.limit:
                         messages = _whole(await policy.shorten(messages))
-        except Exception as error:  # noqa: BLE001 -- the caller reports it; an answer is not lost for its history
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise  # somebody asked for it
+            problem = error
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 -- the caller reports it
+            # An answer is not lost for its history.
             problem = error
             if clock.expired():
                 problem = TimeoutError(f"the history was not shortened in the {timeout:.1f} s that the turn had left")

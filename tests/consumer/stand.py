@@ -20,6 +20,7 @@ from sdqueue.observe import Observer
 from sdqueue.sessions import (
     AsyncioLockBackend,
     Deferred,
+    HistoryPolicy,
     InMemorySessionStore,
     LockBackend,
     Retention,
@@ -302,6 +303,7 @@ class Member:
         *,
         lock_backend: LockBackend | None = None,
         max_sessions: int = 1000,
+        history: Sequence[HistoryPolicy] = (),
         pool: MemoryPool | None = None,
     ) -> None:
         self.faults = Faults()
@@ -312,6 +314,7 @@ class Member:
             store=FaultyStore(stand.store, self.faults),
             lock_backend=stand.locks if lock_backend is None else lock_backend,
             max_sessions=max_sessions,
+            history=history,
         )
         queues = stand.topology.turn_queues
         self.membership = None if pool is None else MemoryMembership(pool, queues, name=options.name)
@@ -365,7 +368,7 @@ class Stand:
         With a ``pool`` it shares the partitions with others of that pool.
         """
         agent = acts if callable(acts) else lambda: Puppet(acts)
-        worker = {name: options.pop(name) for name in ("lock_backend", "max_sessions", "pool") if name in options}
+        worker = {name: options.pop(name) for name in ("lock_backend", "max_sessions", "history", "pool") if name in options}
         known: dict[str, Any] = {"name": "tester", "retry": QUICK, "grace_s": 5.0}
         return Member(self, agent, ConsumerOptions(**known | options), **worker)
 

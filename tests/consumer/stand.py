@@ -368,7 +368,9 @@ class Stand:
         With a ``pool`` it shares the partitions with others of that pool.
         """
         agent = acts if callable(acts) else lambda: Puppet(acts)
-        worker = {name: options.pop(name) for name in ("lock_backend", "max_sessions", "history", "pool") if name in options}
+        worker = {
+            name: options.pop(name) for name in ("lock_backend", "max_sessions", "history", "pool") if name in options
+        }
         known: dict[str, Any] = {"name": "tester", "retry": QUICK, "grace_s": 5.0}
         return Member(self, agent, ConsumerOptions(**known | options), **worker)
 

@@ -86,9 +86,7 @@ async def test_a_slow_hook_ends_with_the_turn_s_own_time(stand: Stand) -> None:
     assert "not shortened in the 0.3 s that the turn had left" in event["error"]
 
 
-async def test_a_hook_that_ignores_its_cancellation_is_abandoned(
-    stand: Stand, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_hook_that_ignores_its_cancellation_is_abandoned(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("answer", "pipeline"):
         monkeypatch.setattr(f"sdqueue.consumer.{module}.STOP_WITHIN_S", 0.1)
     hook = Hook()

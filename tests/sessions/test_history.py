@@ -53,7 +53,10 @@ def test_tokens_are_estimated_or_counted_with_those_of_calls() -> None:
     assert words.weigh(user("three small words")) == 3 + MESSAGE_TOKENS
     assert words.weigh(calls("1", text="see")) == 1 + 1 + 2 + MESSAGE_TOKENS  # look_up {"n": 1}
     limit = TokenLimit(100, count=len)
-    assert limit.cut([user("x" * 60), says("y" * 60), user("x" * 30), says("y" * 30)]) == [user("x" * 30), says("y" * 30)]
+    assert limit.cut([user("x" * 60), says("y" * 60), user("x" * 30), says("y" * 30)]) == [
+        user("x" * 30),
+        says("y" * 30),
+    ]
 
 
 @pytest.mark.parametrize("make", [MessageLimit, TokenLimit])

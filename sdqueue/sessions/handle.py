@@ -420,8 +420,10 @@ class SessionHandle:
         # What was saved is whole, so only what is new is looked at.
         start = beginning_of(items, same)
         if not are_whole(items, start) and not self._keeps_own:
+            saved = items[start:same]
             items[start:] = mended(items[start:])
-            same = min(same, start)
+            _, kept = join(saved, items[start : start + len(saved)])
+            same = start + kept
             self._replace(items)
         return items, same
 

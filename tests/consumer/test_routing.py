@@ -132,8 +132,8 @@ async def test_a_suspect_is_run_alone_by_the_same_agent(slack: Stand) -> None:
             for _ in range(2):
                 await slack.store.begin(session, kept)
         assert await _asks(slack, "old", channel="web", id="t-old") == "slack 2"
-        assert await _asks(slack, "new", channel="web", metadata={"plan": "gold"}, id="t-new") == "gold 1"
-        assert await _asks(slack, "new", channel="slack") == "gold 2"
+        assert await _asks(slack, "new", channel="slack", id="t-new") == "slack 1"
+        assert await _asks(slack, "new", channel="web") == "slack 2"
         for _ in range(2):
             await slack.store.begin("new", "killer")
         await slack.send("new", "die", id="killer", channel="slack")

@@ -173,6 +173,18 @@ class Calling:
         yield StreamChunk(" 42.", done=True)
 
 
+class _Counting(InMemorySessionStore):
+    """Counts the messages that are written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written: list[int] = []
+
+    async def save(self, session_id: str, record: Any) -> None:
+        self.written.append(len(record.chat_ctx.items) - record.stored.items)
+        await super().save(session_id, record)
+
+
 async def _listen(handle: Any, pieces: int) -> None:
     stream = await handle.turn("how many?", stream=True)
     for _ in range(pieces):
@@ -199,6 +211,27 @@ async def test_a_call_that_was_broken_off_is_saved_with_a_result() -> None:
         assert await handle.turn("again?") == "to again?"
 
 
+async def test_an_agent_that_leaves_a_call_open_is_mended_before_the_save() -> None:
+    """As one that hands its calls on to whoever asked, and one that was interrupted and says so as its answer."""
+
+    class Open(Calling):
+        async def turn(self, text: str, *, stream: bool = False) -> Any:
+            assert are_whole(self.chat_ctx.items), "the model would refuse this conversation"
+            self.chat_ctx.append(user(text))
+            self.chat_ctx.append(calls("1"))
+            return "asked"
+
+    store = _Counting()
+    worker = SessionWorker(agent_factory=Open, store=store)
+    for text in ("one", "two", "three"):
+        async with worker.acquire("s") as handle:
+            await handle.turn(text)
+    record = await store.load("s")
+    assert record is not None
+    assert record.chat_ctx.items == [m for t in ("one", "two", "three") for m in (user(t), calls("1"), broken("1"))]
+    assert store.written == [3, 3, 3], "only what is new"
+
+
 async def test_what_was_heard_behind_a_result_is_kept_too() -> None:
     worker = SessionWorker(agent_factory=Calling)
     async with worker.acquire("s") as handle:
@@ -206,18 +239,6 @@ async def test_what_was_heard_behind_a_result_is_kept_too() -> None:
         assert await handle.turn("in the same block") == "to in the same block"
         items = handle.session.chat_ctx.items
     assert items[1:5] == [calls("1", "2", text="Let me see. "), result("1"), broken("2"), says("It is")]
-
-
-class _Counting(InMemorySessionStore):
-    """Counts the messages that are written."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.written: list[int] = []
-
-    async def save(self, session_id: str, record: Any) -> None:
-        self.written.append(len(record.chat_ctx.items) - record.stored.items)
-        await super().save(session_id, record)
 
 
 async def test_a_broken_record_of_before_is_mended_when_it_is_loaded() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from sdqueue.agents import ChatContext, ChatMessage, durable
 from sdqueue.errors import SessionClosed
-from sdqueue.sessions.conversation import added, join, mark, own
+from sdqueue.sessions.conversation import added, join, mark, own, unwritten
 from sdqueue.sessions.limits import HistoryLimits, Weights
 from sdqueue.sessions.pairs import are_whole, beginning_of, mended
 from sdqueue.sessions.record import SessionRecord
@@ -392,16 +392,7 @@ class SessionHandle:
             self._blank, self._changed = False, True
             return
         context = agent.chat_ctx.copy()
-        new = [own(message) for message in added(context.items, session.chat_ctx.items)]
-        roles = {message.role for message in new}
-        missing = [] if "user" in roles else [ChatMessage("user", stream.text)]
-        # Behind a tool's result the agent may have said more than it has written down.
-        wrote = "".join(str(message.content) for message in new if message.role == "assistant")
-        goes_on = bool(new) and (new[-1].role == "tool" or bool(new[-1].tool_calls)) and said.startswith(wrote)
-        if said and "assistant" not in roles:
-            missing.append(ChatMessage("assistant", said))
-        elif goes_on and said != wrote:
-            missing.append(ChatMessage("assistant", said[len(wrote) :]))
+        missing = unwritten(added(context.items, session.chat_ctx.items), stream.text, said)
         if missing:
             context.items.extend(missing)
             agent.load_chat_ctx(context)

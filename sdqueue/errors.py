@@ -11,14 +11,18 @@
     │   ├── StoreUnavailable                 the session store cannot be reached
     │   ├── RecordError
     │   │   ├── RecordTooNew                 written by a newer release
-    │   │   └── RecordCorrupt                not a record
+    │   │   ├── RecordCorrupt                not a record
+    │   │   └── StateMismatch                the agent was changed and has no longer what its saved state needs
     │   └── LockError
     │       ├── LockTimeout (TimeoutError)   not got in the time given
     │       └── LockLost                     gone while it was held; the turn was stopped
     ├── AgentError
     │   ├── AgentResultError (TypeError)     the agent returned something that is no answer
     │   ├── UnknownRoute                     the route that chose a session's agent is not configured any more
-    │   └── TurnTimeout (TimeoutError)       the agent did not answer within the turn's deadline
+    │   ├── TurnTimeout (TimeoutError)       the agent did not answer within the turn's deadline
+    │   ├── ModelAnswerError                 a model's server said something that is no answer
+    │   ├── ModelInterrupted (ConnectionError)  a model's stream ended before its answer did
+    │   └── TooManyRounds                    a model did not come to an end of asking for tools
     ├── BrokerError
     │   ├── BrokerUnavailable (ConnectionError)
     │   ├── PublishRejected                  the broker refused the message (a full queue, a policy)
@@ -107,6 +111,13 @@ class RecordCorrupt(RecordError):
     """The stored bytes are not a session record."""
 
 
+class StateMismatch(RecordError):
+    """The saved state of an agent does not fit the agent of today, such as a flow without the node it stands at.
+
+    Give the agent back what the message names, and the session goes on; or reset it, which needs no saved state.
+    """
+
+
 class LockError(SessionError):
     """A session lock could not be had or kept."""
 
@@ -136,6 +147,27 @@ class UnknownRoute(AgentError):
 
 class TurnTimeout(AgentError, TimeoutError):
     """The agent did not answer within the turn's deadline (``SDQUEUE_TURN_TIMEOUT_S`` or ``deadline_s``)."""
+
+
+class ModelAnswerError(AgentError):
+    """A model's server said something that is no answer, or gave up in the middle of one.
+
+    Parameters:
+        detail: what it said.
+        status_code: the HTTP status that stands for it, where it told one; a retry policy goes by that.
+    """
+
+    def __init__(self, detail: str, *, status_code: int | None = None) -> None:
+        super().__init__(detail)
+        self.status_code = status_code
+
+
+class ModelInterrupted(AgentError, ConnectionError):
+    """A model's stream ended before its answer did; trying again may help."""
+
+
+class TooManyRounds(AgentError):
+    """A model asked for tools again and again, up to ``LLMOptions.max_rounds``; nothing of the turn is kept."""
 
 
 class BrokerError(SdqueueError):

@@ -55,9 +55,13 @@ class Settings(BaseSettings):
     )
     agent: str = Field(
         default="",
-        description="The agent, package.module:factory. Default: a built-in one that remembers what you say. Several, "
-        "by the channel or the metadata of a session's first turn: "
+        description="The agent, package.module:factory, or openai/MODEL for a language model (pip install "
+        "'sdqueue[openai]'; OPENAI_API_KEY, OPENAI_BASE_URL). Default: a built-in one that remembers what you say. "
+        "Several, by the channel or the metadata of a session's first turn: "
         "slack=bot:make,metadata.plan:gold=vip:make,default=bot:plain.",
+    )
+    system_prompt: str = Field(
+        default="", description="What a language model is told first, where the agent is openai/MODEL."
     )
     namespace: str = Field(default="sdqueue", description="Prefix of every queue, exchange and key.")
     partitions: int = Field(
@@ -256,8 +260,8 @@ class Settings(BaseSettings):
     @classmethod
     def _agent_form(cls, agent: str) -> str:
         for name in parse_routes(agent).values() if agent else ():
-            if not re.fullmatch(r"[\w.]+:[\w.]+", name):
-                raise ValueError("must have the form package.module:factory")
+            if not re.fullmatch(r"[\w.]+:[\w.]+|openai/\S+", name):
+                raise ValueError("must have the form package.module:factory, or openai/MODEL")
         return agent
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ they are. One instance serves one session at a time and is built by an agent fac
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -38,12 +38,14 @@ class TurnContext:
     """What an agent may ask about the turn it is answering, see :func:`current_turn`.
 
     ``turn_id`` is the same for every attempt: pass it as the idempotency key to anything with outside effects.
-    ``attempt`` counts the starts of this turn from 1.
+    ``attempt`` counts the starts of this turn from 1. ``metadata`` is the turn's own, as its producer sent it: the
+    way for a hint of the moment, such as the language in which somebody spoke, to reach an agent that takes one.
     """
 
     turn_id: str
     session_id: str
     attempt: int = 1
+    metadata: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 _current: ContextVar[TurnContext | None] = ContextVar("sdqueue_turn", default=None)
@@ -65,9 +67,8 @@ class Agent(Protocol):
 
     Optional besides: ``assist(text)`` takes a system instruction for the next turn; ``flow_state`` and
     ``load_flow_state(state)`` for dialog machines; ``dump_state() -> JSON`` and ``load_state(JSON)`` for whatever
-    else must survive (see :class:`DurableAgent`). An agent with a state of its own keeps its conversation there, and
-    neither limits its history nor mends it but by itself; with a true ``history_limited`` its ``chat_ctx`` is treated
-    as that of any other agent, and what it is given by ``load_chat_ctx`` counts.
+    else must survive (see :class:`DurableAgent`); a false ``history_limited`` where the conversation is in there too,
+    so that it is left to the agent to keep it short.
     """
 
     @property

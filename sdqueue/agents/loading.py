@@ -1,4 +1,4 @@
-"""Agents by name: ``package.module:attribute`` becomes an agent factory."""
+"""Agents by name: ``package.module:attribute`` or ``openai/MODEL`` becomes an agent factory."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ import inspect
 import os
 import sys
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from sdqueue.agents.agent import AgentFactory
 from sdqueue.agents.function import FunctionAgent
+from sdqueue.agents.llm import LLMAgent
 from sdqueue.agents.memo import MemoAgent
+from sdqueue.agents.wrapping import wrapped
 from sdqueue.errors import ConfigurationError
+
+MODEL_PREFIX: Final = "openai/"
+"""What the name of an agent begins with that is nothing but a model."""
+
+SYSTEM_PROMPT: Final = "SDQUEUE_SYSTEM_PROMPT"
+"""The environment variable with what such a model is told first."""
 
 
 def load_agent_factory(name: str | None) -> AgentFactory:
@@ -21,16 +29,26 @@ def load_agent_factory(name: str | None) -> AgentFactory:
     Parameters:
         name: ``package.module:attribute``, importable from the current directory or the environment. The attribute
             is a class or a function without arguments that builds an agent, or an ``async`` function (or async
-            generator) ``(text, history)`` that is one. ``None`` or an empty string is the built-in agent.
+            generator) ``(text, history)`` that is one, or a graph, a runnable or an agent of a library that is known
+            (:mod:`sdqueue.agents.wrapping`). ``openai/MODEL`` is an :class:`~sdqueue.LLMAgent` without tools, which is
+            told first what the environment has in ``SDQUEUE_SYSTEM_PROMPT``. ``None`` or an empty string is the
+            built-in agent.
 
     Raises:
-        ConfigurationError: it cannot be imported or is none of these.
+        ConfigurationError: it cannot be imported or is none of these, or a model's package or key is missing.
     """
     if not name:
         return MemoAgent
+    if name.startswith(MODEL_PREFIX):
+        try:
+            return LLMAgent.factory(llm=name, system_prompt=os.environ.get(SYSTEM_PROMPT) or None)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"agent {name!r}: {error}") from error
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
-        raise ConfigurationError(f"agent {name!r} must have the form package.module:factory, such as mybot.agent:make")
+        raise ConfigurationError(
+            f"agent {name!r} must have the form package.module:factory, such as mybot.agent:make, or openai/MODEL"
+        )
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -47,11 +65,13 @@ def load_agent_factory(name: str | None) -> AgentFactory:
 
 
 def as_agent_factory(found: Any, *, name: str = "agent") -> AgentFactory:
-    """A factory or an async function ``(text, history)`` as an agent factory.
+    """A factory, an async function ``(text, history)`` or an object of a known library as an agent factory.
 
     Raises:
-        ConfigurationError: it is neither.
+        ConfigurationError: it is none of these.
     """
+    if (factory_of_known := wrapped(found)) is not None:
+        return factory_of_known
     if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
         try:
             inspect.signature(found).bind("text", [])

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from sdqueue.agents.agent import AgentFactory
@@ -53,15 +54,16 @@ class AgentRoutes:
                 f"no agent for sessions that are not of {', '.join(routes) or 'any route'}; "
                 f"add {DEFAULT}=package.module:factory"
             )
-        self._factories: dict[str, AgentFactory] = {
+        self.factories: dict[str, AgentFactory] = {
             name: load_agent_factory(agent) if isinstance(agent, str) else as_agent_factory(agent, name=name)
             for name, agent in routes.items()
         }
+        """What builds the agents, by route."""
 
     @property
     def names(self) -> tuple[str, ...]:
         """The routes, in the order in which they were given."""
-        return tuple(self._factories)
+        return tuple(self.factories)
 
     def choose(self, channel: str | None, metadata: Mapping[str, Any]) -> str:
         """The route of a session that begins with a turn of this channel and with this metadata."""
@@ -79,7 +81,7 @@ class AgentRoutes:
         Raises:
             UnknownRoute: there is no such route any more.
         """
-        factory = self._factories.get(route or DEFAULT)
+        factory = self.factories.get(route or DEFAULT)
         if factory is None:
             raise UnknownRoute(
                 f"the session was begun with the agent of the route {route!r}, which there is no more (there are "
@@ -88,6 +90,11 @@ class AgentRoutes:
                 "conversation and chooses anew"
             )
         return factory()
+
+    async def aclose(self) -> None:
+        """Close what the factories hold, such as the connections of a model's client."""
+        for factory in self.factories.values():
+            await _close(factory)
 
     def __call__(self, init: Any) -> Any:
         """An agent for a session by what it is created with: routes are an ``agent_factory_ctx``.
@@ -131,6 +138,25 @@ def load_agents(setting: str | None) -> AgentFactory | AgentRoutes:
     if not setting or not ("=" in setting or "," in setting):
         return load_agent_factory(setting)
     return AgentRoutes(parse_routes(setting))
+
+
+@asynccontextmanager
+async def opened_agents(setting: str | None) -> AsyncIterator[AgentFactory | AgentRoutes]:
+    """What :func:`load_agents` finds, for the length of a block: whatever has an ``aclose`` is closed then.
+
+    Raises:
+        ConfigurationError: as :func:`load_agents`.
+    """
+    agents = load_agents(setting)
+    try:
+        yield agents
+    finally:
+        await _close(agents)
+
+
+async def _close(factory: Any) -> None:
+    if (close := getattr(factory, "aclose", None)) is not None:
+        await close()
 
 
 def _condition(name: str) -> str | tuple[str, str]:

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from sdqueue.agents import load_agents
 from sdqueue.backends import open_broker, open_membership, open_worker, opened_sessions, redis_url
 from sdqueue.brokers import Broker, Topology
-from sdqueue.cli.options import EVERYTHING, Given, require_shared_broker, takes_settings
+from sdqueue.cli.options import EVERYTHING, Given, agents_of, require_shared_broker, takes_settings
 from sdqueue.consumer import Consumer, ConsumerOptions
 from sdqueue.consumer.membership import RedisPool
 from sdqueue.consumer.processes import supervise
@@ -88,9 +88,8 @@ async def _supervise(settings: Settings, processes: int, name: str | None, apply
 
 async def _serve(settings: Settings, name: str | None, apply: bool, supervised: bool) -> None:
     options = ConsumerOptions.from_settings(settings, name=name)
-    agents = load_agents(settings.agent)
     broker = open_broker(settings, name=f"sdqueue consumer {options.name}")
-    async with opened_sessions(settings) as (store, locks), broker:
+    async with agents_of(settings) as agents, opened_sessions(settings) as (store, locks), broker:
         worker = open_worker(settings, agents, store=store, locks=locks)
         running = Consumer(
             broker,

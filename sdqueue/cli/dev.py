@@ -14,12 +14,11 @@ from typing import Annotated, Final
 import structlog
 import typer
 
-from sdqueue.agents import load_agents
 from sdqueue.backends import open_broker, open_worker, opened_sessions
 from sdqueue.brokers import Broker, Delivery
 from sdqueue.cli.conversation import Conversation
 from sdqueue.cli.lines import Lines
-from sdqueue.cli.options import EVERYTHING, Given, takes_settings
+from sdqueue.cli.options import EVERYTHING, Given, agents_of, takes_settings
 from sdqueue.client import REPLY_TIMEOUT_S, Client
 from sdqueue.consumer import Consumer, ConsumerOptions
 from sdqueue.errors import ConfigurationError
@@ -59,8 +58,8 @@ async def dev(
         printf 'my name is Ada\\nwhat is my name?\\n' | sdqueue dev --data try-out
     """
     settings = _settings(given, data)
-    agents = load_agents(settings.agent)
     async with AsyncExitStack() as stack:
+        agents = await stack.enter_async_context(agents_of(settings))
         stack.enter_context(_log_file(settings, data / "dev.log"))
         store, locks = await stack.enter_async_context(opened_sessions(settings))
         broker = await stack.enter_async_context(open_broker(settings))

@@ -15,10 +15,10 @@ from uuid import uuid4
 
 import typer
 
-from sdqueue.agents import AgentRoutes, load_agents, parse_routes
+from sdqueue.agents import AgentFactory, AgentRoutes, LLMAgentFactory, parse_routes
 from sdqueue.backends import default_lock_url, open_broker, opened_sessions
 from sdqueue.brokers import Broker, Delivery, Message
-from sdqueue.cli.options import BROKER, STORE, Given, JsonOption, takes_settings
+from sdqueue.cli.options import BROKER, STORE, Given, JsonOption, agents_of, takes_settings
 from sdqueue.errors import SdqueueError, StoreUnavailable, TopologyMismatch
 from sdqueue.sessions import LockBackend, SessionRecord, SessionStore
 from sdqueue.settings import Settings
@@ -229,20 +229,22 @@ class ClockError(SdqueueError):
 
 
 async def _check_agent(settings: Settings) -> str:
-    agents = load_agents(settings.agent)
-    if not isinstance(agents, AgentRoutes):
-        return f"{settings.agent or 'the built-in one'}: builds a {_kind_of(agents(), settings.agent)}"
-    names = parse_routes(settings.agent)
-    return ", ".join(
-        f"{route}={name}: builds a {_kind_of(agents.build(route), f'{route}={name}')}" for route, name in names.items()
-    )
+    async with agents_of(settings) as agents:
+        if not isinstance(agents, AgentRoutes):
+            return _described(agents, settings.agent)
+        names = parse_routes(settings.agent)
+        return ", ".join(_described(agents.factories[route], f"{route}={name}") for route, name in names.items())
 
 
-def _kind_of(agent: object, name: str) -> str:
+def _described(factory: AgentFactory, name: str) -> str:
+    agent = factory()
     missing = [attribute for attribute in ("turn", "chat_ctx", "load_chat_ctx") if not hasattr(agent, attribute)]
     if missing:
         raise TypeError(f"{name} builds a {type(agent).__name__} without {', '.join(missing)}")
-    return type(agent).__name__
+    asks = ""
+    if isinstance(factory, LLMAgentFactory):
+        asks = f" that asks {factory.llm.model} at {mask(factory.llm.base_url)}"
+    return f"{name or 'the built-in one'}: builds a {type(agent).__name__}{asks}"
 
 
 async def _guarded(name: str, check: Callable[[], Awaitable[str]], timeout: float, advice: str) -> Finding:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
+import os
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Annotated, Any, Final
 
 import typer
 
+from sdqueue.agents import AgentFactory, AgentRoutes, opened_agents
 from sdqueue.errors import ConfigurationError
 from sdqueue.settings import Settings
 
@@ -87,6 +90,16 @@ def _as_coroutine(command: Awaitable[None]) -> Coroutine[Any, Any, None]:
         await command
 
     return wait()
+
+
+def agents_of(settings: Settings) -> AbstractAsyncContextManager[AgentFactory | AgentRoutes]:
+    """The agents of the settings, for the length of a block.
+
+    The system prompt is put into the environment, where child processes for suspect turns find it too.
+    """
+    if settings.system_prompt:
+        os.environ["SDQUEUE_SYSTEM_PROMPT"] = settings.system_prompt
+    return opened_agents(settings.agent)
 
 
 def require_shared_broker(settings: Settings) -> None:

@@ -88,7 +88,7 @@ async def ask(handle: SessionHandle, work: Work, on_chunk: Callable[[str], None]
     Raises:
         AgentFailed: whatever the agent raised.
     """
-    set_current_turn(TurnContext(work.answering.turn_id, work.session_id, work.attempts))
+    set_current_turn(TurnContext(work.answering.turn_id, work.session_id, work.attempts, work.answering.metadata))
     try:
         if on_chunk is None:
             return as_turn_result(await handle.turn(work.text))

@@ -69,7 +69,7 @@ async def _run(agent_factory: AgentFactory | AgentRoutes, request: dict[str, Any
     record.stored = Stored()
     await store.save(session_id, record)
     worker = SessionWorker(agent_factory=agent_factory, store=store)
-    set_current_turn(TurnContext(request["turn_id"], session_id, request["attempt"]))
+    set_current_turn(TurnContext(request["turn_id"], session_id, request["attempt"], request.get("metadata", {})))
     async with worker.acquire(session_id) as handle:
         result = as_turn_result(await handle.turn(request["text"]))
     saved = await store.load(session_id)

@@ -59,6 +59,7 @@ class Isolation:
             "session_id": work.session_id,
             "turn_id": work.turn_id,
             "attempt": work.attempts,
+            "metadata": work.metadata,
             "text": work.turn.text,
             "timeout": timeout,
         }

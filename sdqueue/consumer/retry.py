@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
@@ -40,24 +41,32 @@ def is_transient(error: BaseException) -> bool:
 
 
 def retry_after(error: BaseException, *, now: float) -> float | None:
-    """The seconds that a server asked to wait (the ``Retry-After`` header, RFC 9110), ``None`` where it did not.
+    """The seconds that a server asked to wait, ``None`` where it did not.
+
+    It does by the header ``Retry-After`` (RFC 9110), or to the millisecond by ``retry-after-ms``, as OpenAI's do.
 
     Parameters:
         error: what the agent raised.
         now: seconds since 1970, for servers that name a date.
     """
     headers: Any = getattr(getattr(error, "response", None), "headers", None) or getattr(error, "headers", None)
-    value = headers.get("retry-after") or headers.get("Retry-After") if hasattr(headers, "get") else None
+    if not hasattr(headers, "get"):
+        return None
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return max(0.0, milliseconds / 1000)
+    value = headers.get("retry-after") or headers.get("Retry-After")
     if value is None:
         return None
-    try:
-        seconds = float(value)
-    except (ValueError, TypeError):
+    seconds = _number(value)
+    if seconds is None:
         try:
-            seconds = parsedate_to_datetime(str(value)).timestamp() - now
+            date = parsedate_to_datetime(str(value))
+            # Without a zone it is UTC, whatever the zone of this machine is.
+            seconds = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp() - now
         except (ValueError, TypeError, OverflowError):
             return None
-    return max(0.0, seconds) if math.isfinite(seconds) else None
+    return max(0.0, seconds)
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,14 @@ class _WaitPolitely(wait_base):
         if isinstance(error, AgentFailed):
             return max(chosen, error.retry_after_s or 0.0)
         return chosen
+
+
+def _number(value: Any) -> float | None:
+    try:
+        number = float(value)
+    except (ValueError, TypeError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _status(error: BaseException) -> int | None:

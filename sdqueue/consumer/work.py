@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from sdqueue.brokers import Delivery
 from sdqueue.consumer.failure import Refused, Stopped
@@ -103,6 +103,11 @@ class Work:
     def turn_id(self) -> str:
         """The turn's id; empty where it is no turn."""
         return (self.turn.id or "") if self.turn else ""
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The producer's own data with the turn; empty where it is no turn."""
+        return dict(self.turn.metadata) if self.turn else {}
 
     @property
     def replay(self) -> int:

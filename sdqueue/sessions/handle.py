@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from sdqueue.agents import ChatContext, ChatMessage, durable
-from sdqueue.errors import SessionClosed
+from sdqueue.agents import ChatContext, ChatMessage, durable, keeps_conversation, load_conversation
+from sdqueue.errors import RecordTooNew, SessionClosed
 from sdqueue.sessions.conversation import added, join, mark, own, unwritten
 from sdqueue.sessions.limits import HistoryLimits, Weights
 from sdqueue.sessions.pairs import are_whole, beginning_of, mended
@@ -79,10 +79,8 @@ class SessionHandle:
         self._shared = agent is not None  # the agent may go on to change the very objects that the session has
         self._agent: Any = None
         self._mark: Any = None
-        # The agent of a session that goes on is built when it is needed: a reset must be possible where the saved
-        # state does not fit any more, and a turn that was answered before needs none.
-        if agent is not None or self._blank:
-            self._use(self._built() if agent is None else agent)
+        self._keeps_own = False  # whether the conversation is but what the agent shows of a state of its own
+        self._start(agent)
 
     @property
     def session(self) -> Session:
@@ -91,7 +89,11 @@ class SessionHandle:
 
     @property
     def agent(self) -> Any:
-        """The agent that answers for this session; another one after :meth:`reset` or a failed turn."""
+        """The agent that answers for this session; another one after :meth:`reset` or a failed turn.
+
+        Raises:
+            RecordError: what is stored of it cannot be loaded into it.
+        """
         if self._agent is None:
             self._use(self._built())
         return self._agent
@@ -244,7 +246,7 @@ class SessionHandle:
             SessionClosed: the block has ended.
         """
         self._check_open()
-        self._use(agent)
+        self._agent, self._mark = agent, None
         self._turned = True
 
     def withdraw(self) -> None:
@@ -274,8 +276,7 @@ class SessionHandle:
     async def overflows(self) -> bool:
         """Whether the conversation has outgrown its limits, so that it is to be shortened before it is saved.
 
-        An agent with a state of its own keeps its conversation there and shortens it itself, unless it has a true
-        attribute ``history_limited``.
+        Never that of an agent that keeps it in a state of its own, see :func:`~sdqueue.agents.keeps_conversation`.
         """
         if not self.limits.any:
             return False
@@ -322,7 +323,19 @@ class SessionHandle:
         except Exception as second:  # noqa: BLE001 - told with the error that came first, which is the cause
             error.add_note(f"breaking off the agent's stream failed too: {type(second).__name__}: {second}")
 
+    def _start(self, agent: Any) -> None:
+        try:
+            self._use(self._built() if agent is None else agent)
+        except RecordTooNew:
+            raise
+        except Exception:
+            if self._blank:
+                raise
+            # Said to whoever needs the agent, for whom it is built again. A reset does not, and must be possible
+            # whatever an agent of today makes of a state of then; nor does a turn that was answered before.
+
     def _use(self, agent: Any) -> None:
+        self._keeps_own = keeps_conversation(agent)
         self._agent = agent
         self._mark = mark(agent)
 
@@ -333,11 +346,16 @@ class SessionHandle:
         if self._blank:
             session.chat_ctx = ChatContext([own(message) for message in agent.chat_ctx.items])
             return agent
-        if self._agent_state is not None and (keeper := durable(agent)) is not None:
+        if not keeps_conversation(agent) and not are_whole(session.chat_ctx.items):
+            # An older release saved calls that were broken off.
+            session.chat_ctx = ChatContext(mended(session.chat_ctx.items))
+        keeper: Any = durable(agent)
+        if self._agent_state is not None and keeper is not None:
             keeper.load_state(copy.deepcopy(self._agent_state))
-        agent.load_chat_ctx(session.chat_ctx.copy())
-        if session.flow_state is not None and hasattr(agent, "load_flow_state"):
-            agent.load_flow_state(copy.deepcopy(session.flow_state))
+        load_conversation(agent, session.chat_ctx.copy())
+        machine = keeper if hasattr(keeper, "load_flow_state") else agent
+        if session.flow_state is not None and hasattr(machine, "load_flow_state"):
+            machine.load_flow_state(copy.deepcopy(session.flow_state))
         return agent
 
     @property
@@ -350,11 +368,13 @@ class SessionHandle:
         if not self._moved:
             return
         agent, session = self._agent, self._session
+        keeper: Any = durable(agent)
+        # All of it or nothing: a state that cannot be saved leaves the session as it was.
+        agent_state = self._agent_state if keeper is None else keeper.dump_state()
+        session.flow_state = getattr(keeper if hasattr(keeper, "flow_state") else agent, "flow_state", None)
         notes = [ChatMessage("system", note) for note in self._notes]
         session.chat_ctx = ChatContext([*agent.chat_ctx.items, *notes])
-        session.flow_state = getattr(agent, "flow_state", None)
-        if (keeper := durable(agent)) is not None:
-            self._agent_state = keeper.dump_state()
+        self._agent_state = agent_state
         self._notes.clear()
         self._turned, self._blank = False, False
         self._changed = self._shared = True
@@ -395,15 +415,10 @@ class SessionHandle:
         missing = unwritten(added(context.items, session.chat_ctx.items), stream.text, said)
         if missing:
             context.items.extend(missing)
-            agent.load_chat_ctx(context)
+            load_conversation(agent, context)
         # Also for the turn that may follow in this block: the model would refuse what was broken off.
-        if durable(agent) is None and not are_whole(whole := [own(message) for message in context.items]):
+        if not self._keeps_own and not are_whole(whole := [own(message) for message in context.items]):
             agent.load_chat_ctx(ChatContext(mended(whole)))
-
-    @property
-    def _keeps_own(self) -> bool:
-        """Whether the conversation is but what the agent shows of a state of its own, in which nothing is changed."""
-        return self._agent_state is not None and not getattr(self._agent, "history_limited", False)
 
     def _joined(self) -> tuple[list[ChatMessage], int]:
         """The conversation in whole pairs, and how many of its first messages are the record's."""

@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from sdqueue.agents import AgentRoutes, ChatContext
+from sdqueue.agents import AgentRoutes
 from sdqueue.sessions.handle import SessionHandle
 from sdqueue.sessions.history import HistoryPolicy
 from sdqueue.sessions.lease import SessionLease, leasing_for
 from sdqueue.sessions.limits import HistoryLimits, Weights
 from sdqueue.sessions.locks.asyncio import AsyncioLockBackend
 from sdqueue.sessions.locks.lock import LockBackend
-from sdqueue.sessions.pairs import are_whole, mended
 from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.session import Session, SessionInit
 from sdqueue.sessions.stores.backlog import TurnBacklog
@@ -62,7 +61,7 @@ class SessionWorker:
         max_sessions: so many agents are kept between uses, the least recently used is dropped first. Dropping one
             writes nothing: everything is saved when a block ends. With :class:`~sdqueue.NullSessionStore` none is.
         history: what keeps conversations within a limit, or several of them, applied one after the other. An agent
-            with a state of its own is left alone, see :meth:`SessionHandle.overflows`.
+            that keeps its conversation in a state of its own is left alone, see :meth:`SessionHandle.overflows`.
 
     Raises:
         ValueError: not exactly one of the two factories is given, or ``max_sessions`` is negative.
@@ -182,10 +181,9 @@ class SessionWorker:
             record = SessionRecord(metadata=init.metadata if init else {})
         elif current is not None and current.record.stored.is_same(record.stored):
             record, agent, weights = current.record, current.agent, current.weights
-        context = record.chat_ctx.copy()
-        if agent is None and record.agent_state is None and not are_whole(context.items):
-            context = ChatContext(mended(context.items))  # an older release saved pairs that were broken off
-        session = Session(session_id, context, record.flow_state, copy.deepcopy(record.metadata), record.route)
+        session = Session(
+            session_id, record.chat_ctx.copy(), record.flow_state, copy.deepcopy(record.metadata), record.route
+        )
         if self._routes is not None and session.route is None:
             self._choose(session, init)
             record = replace(record, route=session.route)  # a suspect is run from the record, by the same agent

@@ -123,7 +123,7 @@ class Acting:
     async def _which(self, _: str) -> str:
         turn = current_turn()
         assert turn is not None
-        return f"{turn.session_id} {turn.turn_id} {turn.attempt} in {os.getpid()}"
+        return f"{turn.session_id} {turn.turn_id} {turn.attempt} {dict(turn.metadata)} in {os.getpid()}"
 
     async def _busy(self, marker: str) -> bool:
         if not Path(marker).exists():

@@ -93,12 +93,12 @@ async def test_a_child_that_died_between_two_turns_is_replaced(stand: Stand) -> 
 async def test_turns_of_one_child_have_nothing_of_each_other(stand: Stand) -> None:
     """Neither the agent's state nor what ``current_turn`` tells."""
     async with stand.running(Acting, agent=AGENT):
-        pid = await _answered_by(stand, await _suspect(stand, "a", "which"))
+        pid = await _answered_by(stand, await _suspect(stand, "a", "which", metadata={"n": 1}))
         await _suspect(stand, "b", "which")
         await stand.expect_reply("of b")
         assert await _answered_by(stand, await _suspect(stand, "c", "x")) == pid
-    assert stand.answers("a") == [f"a of a 1 in {pid}"]
-    assert stand.answers("b") == [f"b of b 1 in {pid}"]
+    assert stand.answers("a") == [f"a of a 1 {{'n': 1}} in {pid}"]
+    assert stand.answers("b") == [f"b of b 1 {{}} in {pid}"]
     assert stand.answers("c") == [f"1. x in {pid}"]
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from sdqueue import MessageLimit, Summary
 from sdqueue.agents import ChatMessage
-from tests.consumer.acting import AGENT, Acting
+from tests.consumer.acting import Acting
 from tests.consumer.stand import Stand
 
 LIMIT = MessageLimit(4)
@@ -139,11 +139,19 @@ async def test_the_history_of_a_suspect_is_shortened_too(stand: Stand) -> None:
     assert await _kept(stand) == ["c"]
 
 
-async def test_a_suspect_with_a_state_of_its_own_is_left_alone_there_too(stand: Stand) -> None:
-    async with stand.running(Acting, agent=AGENT, history=[LIMIT]):
+class Keeping(Acting):
+    history_limited = False
+
+
+@pytest.mark.parametrize(("kind", "kept"), [(Acting, ["c"]), (Keeping, ["a", "b", "c"])])
+async def test_a_suspect_that_keeps_its_conversation_itself_is_left_alone_there_too(
+    stand: Stand, kind: type[Acting], kept: list[str]
+) -> None:
+    async with stand.running(kind, agent=f"{kind.__module__}:{kind.__name__}", history=[LIMIT]):
         await _says(stand, *"ab")
         for _ in range(2):
             await stand.store.begin("s", "suspect")
         await stand.send("s", "c", id="suspect")
-        await stand.expect_reply("suspect")
-    assert await _kept(stand) == ["a", "b", "c"]
+        assert (await stand.expect_reply("suspect")).text.startswith("3. c")
+    assert await _kept(stand) == kept
+    assert (await stand.record("s")).agent_state == {"heard": 3}

@@ -54,11 +54,11 @@ async def test_an_agent_knows_which_turn_it_answers(stand: Stand) -> None:
     async def who(_: Puppet) -> str:
         turn = current_turn()
         assert turn is not None
-        return f"{turn.turn_id} {turn.session_id} {turn.attempt}"
+        return f"{turn.turn_id} {turn.session_id} {turn.attempt} {turn.metadata}"
 
     async with stand.running({"who": who}):
-        await stand.send("s", "who", id="the-turn")
-        assert (await stand.expect_reply("the-turn")).text == "the-turn s 1"
+        await stand.send("s", "who", id="the-turn", metadata={"language": "hi"})
+        assert (await stand.expect_reply("the-turn")).text == "the-turn s 1 {'language': 'hi'}"
 
 
 async def test_a_note_is_taken_and_answered_without_the_agent(stand: Stand) -> None:

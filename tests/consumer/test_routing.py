@@ -166,7 +166,7 @@ async def test_routes_in_a_worker_without_a_queue() -> None:
 
 
 async def test_a_state_that_does_not_fit_any_more_can_be_reset() -> None:
-    """The agent is built when it is needed, so that its failing to load stands in nobody's way."""
+    """That it cannot be loaded is said to whoever needs the agent; a reset does not."""
     store = InMemorySessionStore()
     await store.save("s", SessionRecord(agent_state={"by": "somebody else"}, chat_ctx=ChatContext()))
     worker = SessionWorker(agent_factory=Named, store=store)

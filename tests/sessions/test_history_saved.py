@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
-from sdqueue import MessageLimit, SessionWorker, Summary, TokenLimit
-from sdqueue.agents import ChatMessage
+from sdqueue import MemoAgent, MessageLimit, SessionWorker, Summary, TokenLimit
+from sdqueue.agents import ChatMessage, keeps_conversation
 from sdqueue.sessions import InMemorySessionStore, RedisSessionStore, SessionRecord
 from tests.sessions.stubs import KINDS, Durable, NoAssist, Plain, said, take
 
@@ -67,7 +67,7 @@ async def test_a_cached_agent_sees_what_a_fresh_process_would_load() -> None:
     assert answers["one process"][-1] in ("seen t28", "seen t27 t28", "seen t26 t27 t28", "seen t25 t26 t27 t28")
 
 
-@pytest.mark.parametrize("kind", [k for k in KINDS if k is not Durable])
+@pytest.mark.parametrize("kind", KINDS)
 async def test_every_kind_of_agent_is_kept_within_the_limit(kind: type[Any]) -> None:
     store = InMemorySessionStore()
     worker = SessionWorker(agent_factory=kind, store=store, history=MessageLimit(6))
@@ -133,19 +133,61 @@ async def test_a_session_of_before_the_limit_is_shortened_with_its_next_turn() -
     assert [text for role, text in await said(store) or [] if role == "user"] == ["t29", "new"]
 
 
-async def test_an_agent_with_a_state_of_its_own_is_left_alone_unless_it_says_otherwise() -> None:
-    for limited, kept in ((False, 60), (True, 6)):
+async def test_an_agent_that_keeps_its_conversation_in_its_state_is_left_alone_and_others_keep_their_state() -> None:
+    class Own(Durable):
+        history_limited = False
 
-        class Own(Durable):
-            history_limited = limited
-
-        store = InMemorySessionStore()
-        worker = SessionWorker(agent_factory=Own, store=store, history=MessageLimit(8))
+    for kind, kept in ((Own, 60), (Durable, 6)):
+        store = CountingStore()
+        worker = SessionWorker(agent_factory=kind, store=store, history=MessageLimit(8))
         await take(worker, *TEXTS)
         record = await store.load("s")
         assert record is not None
         assert len(record.chat_ctx.items) in range(kept, kept + 3)
         assert record.agent_state == {"texts": TEXTS}
+
+
+@pytest.mark.parametrize("cached", [1000, 0])
+async def test_a_graph_with_a_checkpointer_keeps_its_messages_and_one_without_is_limited(cached: int) -> None:
+    """The checkpoints hold the messages; a session that forgot some of them would tell the graph of them again."""
+    pytest.importorskip("langgraph")
+    from langchain_core.messages import AIMessage
+    from langgraph.checkpoint.memory import InMemorySaver
+    from langgraph.graph import START, MessagesState, StateGraph
+
+    from sdqueue.agents.langgraph import LangGraphAgent
+
+    def count(state: MessagesState) -> dict[str, Any]:
+        return {"messages": [AIMessage(str(len(state["messages"])))]}
+
+    def graph(checkpointer: Any) -> Any:
+        flow = StateGraph(MessagesState)
+        flow.add_node("count", count)
+        flow.add_edge(START, "count")
+        return flow.compile(checkpointer=checkpointer)
+
+    said_by = {}
+    for saver in (None, InMemorySaver()):
+        worker = SessionWorker(
+            agent_factory=lambda saver=saver: LangGraphAgent(graph(saver)),  # type: ignore[misc]
+            max_sessions=cached, history=MessageLimit(4),
+        )  # fmt: skip
+        said_by[saver is None] = []
+        for text in "abcdef":
+            async with worker.acquire("s") as handle:
+                said_by[saver is None].append(int((await handle.turn(text)).text))
+    assert said_by[True] == [1, 3, 5, 3, 5, 3]
+    assert said_by[False] == [1, 3, 5, 7, 9, 11]
+
+
+def test_who_keeps_a_conversation_in_a_state_of_its_own() -> None:
+    pytest.importorskip("superdialog")
+    from superdialog import DialogMachine, LLMAgent
+
+    assert keeps_conversation(DialogMachine.__new__(DialogMachine))
+    assert not keeps_conversation(LLMAgent.__new__(LLMAgent))
+    assert not keeps_conversation(MemoAgent())
+    assert not keeps_conversation(Plain())
 
 
 # Where shortening fails

@@ -255,10 +255,12 @@ async def test_a_broken_record_of_before_is_mended_when_it_is_loaded() -> None:
     assert store.written == [4, 3, 2], "what was whole is not written again"
 
 
-async def test_an_agent_with_a_state_of_its_own_is_left_alone() -> None:
+async def test_an_agent_that_keeps_its_conversation_in_a_state_of_its_own_is_left_alone() -> None:
     """Its chat_ctx only shows what its state holds; what is changed in it would come back with the next turn."""
 
     class Own(Calling):
+        history_limited = False
+
         def dump_state(self) -> Any:
             return {"own": True}
 

@@ -181,11 +181,7 @@ async def test_a_graph_with_a_checkpointer_keeps_its_messages_and_one_without_is
 
 
 def test_who_keeps_a_conversation_in_a_state_of_its_own() -> None:
-    pytest.importorskip("superdialog")
-    from superdialog import DialogMachine, LLMAgent
-
-    assert keeps_conversation(DialogMachine.__new__(DialogMachine))
-    assert not keeps_conversation(LLMAgent.__new__(LLMAgent))
+    """Not whoever has a state: what an agent dumps is what it has beyond the conversation."""
     assert not keeps_conversation(MemoAgent())
     assert not keeps_conversation(Plain())
 

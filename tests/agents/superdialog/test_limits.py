@@ -1,4 +1,4 @@
-"""History limits and superdialog's agents: those that are their conversation are limited, those with a state are not."""
+"""History limits and superdialog's agents: those that are nothing but their conversation, and those with a state."""
 
 from __future__ import annotations
 

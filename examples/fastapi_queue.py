@@ -7,8 +7,9 @@ Run consumers, as many as you like, and the application, both with the same sett
     sdqueue consumer --agent bot:answer --processes 2
     uvicorn fastapi_queue:app
 
-``POST /turn`` answers when the turn is answered; ``POST /turn/stream`` sends server-sent events: ``delta`` while the
-agent talks, ``final`` with the whole text.
+``POST /turn`` answers when the turn is answered. ``POST /turn/stream`` sends server-sent events: ``delta`` while the
+agent talks, ``restart`` where it starts over because its process died, ``final`` with the whole text. A page that lost
+its connection, or another one, reads on by ``GET /turn/stream`` with the id of the last event that it has.
 """
 
 from collections.abc import AsyncIterator
@@ -20,7 +21,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sse_starlette.sse import EventSourceResponse, ServerSentEvent
 
-from sdqueue import BrokerUnavailable, Client, InvalidTurn, ReplyTimeout, TurnFailed
+from sdqueue import Client, InvalidTurn, OutboundReply, ReplyTimeout, SdqueueError, StreamNotFound, TurnFailed
 
 
 class Turn(BaseModel):
@@ -56,22 +57,32 @@ async def turn(said: Turn, request: Request, turn_id: TurnId = None) -> dict[str
 async def stream(said: Turn, request: Request, turn_id: TurnId = None) -> EventSourceResponse:
     """Answer one message piece by piece."""
     client: Client = request.app.state.client
-
-    async def events() -> AsyncIterator[ServerSentEvent]:
-        try:
-            async for reply in client.stream(said.session_id, said.text, id=turn_id):
-                yield ServerSentEvent(event=reply.kind, data=reply.text, id=reply.id)
-        except (TurnFailed, ReplyTimeout, BrokerUnavailable) as error:
-            yield ServerSentEvent(event="error", data=str(error))
-
-    return EventSourceResponse(events())
+    return EventSourceResponse(_events(client.stream(said.session_id, said.text, id=turn_id)))
 
 
-@app.exception_handler(TurnFailed)
-@app.exception_handler(InvalidTurn)
-@app.exception_handler(ReplyTimeout)
-@app.exception_handler(BrokerUnavailable)
+@app.get("/turn/stream")
+async def read_on(
+    session_id: str, turn_id: str, request: Request, last_event_id: Annotated[str, Header()] = "0"
+) -> EventSourceResponse:
+    """Send the events of an answer from its beginning, or those after the last one that the caller has."""
+    client: Client = request.app.state.client
+    return EventSourceResponse(_events(client.read_stream(session_id, turn_id, after=last_event_id)))
+
+
+async def _events(replies: AsyncIterator[OutboundReply]) -> AsyncIterator[ServerSentEvent]:
+    try:
+        async for reply in replies:
+            if reply.stream is None:
+                yield ServerSentEvent(event=reply.kind, data=reply.text)
+            else:
+                kind = "restart" if reply.stream.restart else "delta"
+                yield ServerSentEvent(event=kind, data=reply.text, id=reply.stream.offset)
+    except SdqueueError as error:  # the answer has begun, so its status cannot change any more
+        yield ServerSentEvent(event="error", data=str(error))
+
+
+@app.exception_handler(SdqueueError)
 async def explain(_request: Request, error: Exception) -> JSONResponse:
     """What a caller is told: whose fault it is, and whether to try again."""
-    status = {InvalidTurn: 422, TurnFailed: 502, ReplyTimeout: 504}.get(type(error), 503)
-    return JSONResponse({"detail": str(error)}, status)
+    statuses = {InvalidTurn: 422, TurnFailed: 502, ReplyTimeout: 504, StreamNotFound: 404}
+    return JSONResponse({"detail": str(error)}, statuses.get(type(error), 503))

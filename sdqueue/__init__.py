@@ -23,7 +23,7 @@ from sdqueue.agents import (
     load_agent_factory,
     load_agents,
 )
-from sdqueue.backends import open_broker, open_locks, open_membership, open_store
+from sdqueue.backends import open_broker, open_delta_log, open_locks, open_membership, open_store
 from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
 from sdqueue.channels import DoubleTexting, OnDead, PerChannel
 from sdqueue.client import Client
@@ -44,6 +44,7 @@ from sdqueue.errors import (
     BrokerError,
     BrokerUnavailable,
     ConfigurationError,
+    InvalidOffset,
     InvalidTurn,
     LockError,
     LockLost,
@@ -53,6 +54,7 @@ from sdqueue.errors import (
     PublishRejected,
     RecordCorrupt,
     RecordError,
+    RecordSealed,
     RecordTooNew,
     ReplyError,
     ReplyTimeout,
@@ -62,6 +64,7 @@ from sdqueue.errors import (
     SessionError,
     StateMismatch,
     StoreUnavailable,
+    StreamNotFound,
     TooManyRounds,
     TopologyError,
     TopologyMismatch,
@@ -71,28 +74,36 @@ from sdqueue.errors import (
     UnknownRoute,
     Unroutable,
     VersionConflict,
+    WrongKey,
 )
-from sdqueue.messages import DeadTurn, InboundTurn, OutboundReply, partition_of, routing_key
+from sdqueue.messages import DeadTurn, InboundTurn, OutboundReply, StreamPosition, partition_of, routing_key
 from sdqueue.observe import Observer
 from sdqueue.sessions import (
     AsyncioLockBackend,
     Deferred,
     FileLockBackend,
+    FileSessionKeys,
     FileSessionStore,
     HistoryPolicy,
     InMemorySessionStore,
+    Keyring,
     LockBackend,
+    MemorySessionKeys,
     MessageLimit,
     NullSessionStore,
     RedisLockBackend,
+    RedisSessionKeys,
     RedisSessionStore,
     Retention,
+    Sealer,
     Session,
     SessionHandle,
     SessionInit,
+    SessionKeys,
     SessionRecord,
     SessionStore,
     SessionWorker,
+    SQLiteSessionKeys,
     SQLiteSessionStore,
     Standing,
     Summary,
@@ -100,12 +111,14 @@ from sdqueue.sessions import (
     TurnBacklog,
 )
 from sdqueue.settings import Settings
+from sdqueue.streaming import DeltaLog, MemoryDeltaLog, RedisDeltaLog, SQLiteDeltaLog
 
 __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     # talking to the pool
     "Client",
     "InboundTurn",
     "OutboundReply",
+    "StreamPosition",
     "DeadTurn",
     "partition_of",
     "routing_key",
@@ -160,6 +173,19 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "AsyncioLockBackend",
     "FileLockBackend",
     "RedisLockBackend",
+    # streamed answers, to be read on
+    "DeltaLog",
+    "MemoryDeltaLog",
+    "SQLiteDeltaLog",
+    "RedisDeltaLog",
+    # encryption at rest
+    "Sealer",
+    "Keyring",
+    "SessionKeys",
+    "MemorySessionKeys",
+    "FileSessionKeys",
+    "SQLiteSessionKeys",
+    "RedisSessionKeys",
     # the consumer
     "Consumer",
     "ConsumerOptions",
@@ -184,6 +210,7 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "open_broker",
     "open_store",
     "open_locks",
+    "open_delta_log",
     "open_membership",
     # errors
     "SdqueueError",
@@ -195,6 +222,8 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "StoreUnavailable",
     "RecordError",
     "RecordTooNew",
+    "RecordSealed",
+    "WrongKey",
     "StateMismatch",
     "RecordCorrupt",
     "LockError",
@@ -217,5 +246,7 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "ReshardingFailed",
     "ReplyError",
     "ReplyTimeout",
+    "StreamNotFound",
+    "InvalidOffset",
     "TurnFailed",
 ]

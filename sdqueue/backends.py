@@ -27,19 +27,27 @@ from sdqueue.errors import ConfigurationError
 from sdqueue.sessions import (
     AsyncioLockBackend,
     FileLockBackend,
+    FileSessionKeys,
     FileSessionStore,
     InMemorySessionStore,
+    Keyring,
     LockBackend,
+    MemorySessionKeys,
     MessageLimit,
     NullSessionStore,
     RedisLockBackend,
+    RedisSessionKeys,
     RedisSessionStore,
+    Sealer,
+    SessionKeys,
     SessionStore,
     SessionWorker,
+    SQLiteSessionKeys,
     SQLiteSessionStore,
     TokenLimit,
 )
 from sdqueue.settings import Settings
+from sdqueue.streaming import DeltaLog, LogLimits, MemoryDeltaLog, RedisDeltaLog, SQLiteDeltaLog
 from sdqueue.urls import mask
 
 CLOSE_S: Final = 1.0
@@ -74,24 +82,70 @@ def open_broker(settings: Settings, *, name: str = "sdqueue") -> Broker:
 
 
 def open_store(settings: Settings) -> SessionStore:
-    """The session store of ``SDQUEUE_STORE_URL``.
+    """The session store of ``SDQUEUE_STORE_URL``; with ``SDQUEUE_ENCRYPTION_KEYS`` it seals what it keeps.
+
+    Raises:
+        ConfigurationError: the URL cannot be read, or the package ``cryptography`` is needed and missing.
+    """
+    url = settings.store_url
+    sealer = None if _scheme(url) == "null" else open_sealer(settings)
+    match _scheme(url):
+        case "memory":
+            return InMemorySessionStore(sealer=sealer)
+        case "null":
+            return NullSessionStore()
+        case "file":
+            return FileSessionStore(path_of(url), sealer=sealer)
+        case "sqlite":
+            return SQLiteSessionStore(path_of(url), sealer=sealer)
+        case scheme if scheme.startswith("redis"):
+            return RedisSessionStore(url=url, namespace=settings.namespace, ttl_s=settings.session_ttl_s, sealer=sealer)
+    raise _unknown("SDQUEUE_STORE_URL", url)
+
+
+def open_sealer(settings: Settings) -> Sealer | None:
+    """What seals the sessions of a store by ``SDQUEUE_ENCRYPTION_KEYS``; ``None`` where these are not set.
+
+    Raises:
+        ConfigurationError: the URL of the keys cannot be read, or the package ``cryptography`` is missing.
+    """
+    keys = settings.encryption_keys.get_secret_value()
+    if not keys:
+        return None
+    return Sealer(Keyring.parse(keys), open_session_keys(settings), accept_plain=settings.encryption_accept_plain)
+
+
+def open_session_keys(settings: Settings) -> SessionKeys:
+    """The wrapped keys of sessions of ``SDQUEUE_KEYS_URL``; without one, beside the store.
+
+    Those of a SQLite store are in ``<path>.keys`` beside it, those of a folder of files in its subfolder ``keys``.
 
     Raises:
         ConfigurationError: the URL cannot be read.
     """
-    url = settings.store_url
+    url = settings.keys_url or default_keys_url(settings.store_url)
     match _scheme(url):
         case "memory":
-            return InMemorySessionStore()
-        case "null":
-            return NullSessionStore()
+            return MemorySessionKeys()
         case "file":
-            return FileSessionStore(path_of(url))
+            return FileSessionKeys(path_of(url))
         case "sqlite":
-            return SQLiteSessionStore(path_of(url))
+            return SQLiteSessionKeys(path_of(url))
         case scheme if scheme.startswith("redis"):
-            return RedisSessionStore(url=url, namespace=settings.namespace, ttl_s=settings.session_ttl_s)
-    raise _unknown("SDQUEUE_STORE_URL", url)
+            return RedisSessionKeys(url=url, namespace=settings.namespace, ttl_s=settings.session_ttl_s)
+    raise _unknown("SDQUEUE_KEYS_URL", url)
+
+
+def default_keys_url(store_url: str) -> str:
+    """The keys that are beside a store."""
+    match _scheme(store_url):
+        case "sqlite":
+            return f"{store_url}.keys"
+        case "file":
+            return (path_of(store_url) / "keys").as_uri()
+        case "null":
+            return "memory://"
+    return store_url
 
 
 def open_locks(settings: Settings) -> LockBackend:
@@ -148,6 +202,54 @@ def open_membership(settings: Settings, *, name: str = "consumer") -> Membership
     """
     url = redis_url(settings)
     return Alone(name) if url is None else RedisMembership(topology_of(settings), url, name=name)
+
+
+def open_delta_log(settings: Settings) -> DeltaLog | None:
+    """Where streamed answers are kept: ``SDQUEUE_STREAM_URL``; without it, what fits the store.
+
+    For a Redis store that is the same Redis, on connections of its own; for a SQLite store the database
+    ``<path>.streams`` beside it, for a folder of files ``streams.db`` in it. A store that lives in this process has one
+    in this process, to be handed to consumers and clients alike; ``null://`` has none.
+
+    Returns:
+        ``None`` where they are not kept.
+
+    Raises:
+        ConfigurationError: the URL cannot be read.
+    """
+    url = settings.stream_url or _default_stream_url(settings.store_url)
+    if not settings.stream_entries:
+        return None
+    limits = LogLimits(settings.stream_entries, settings.stream_ttl_s)
+    match _scheme(url):
+        case "null":
+            return None
+        case "memory":
+            return MemoryDeltaLog(limits)
+        case "sqlite":
+            return SQLiteDeltaLog(path_of(url), limits=limits)
+        case scheme if scheme.startswith("redis"):
+            return RedisDeltaLog(url, namespace=settings.namespace, limits=limits)
+    raise _unknown("SDQUEUE_STREAM_URL", url)
+
+
+@asynccontextmanager
+async def opened_delta_log(settings: Settings) -> AsyncIterator[DeltaLog | None]:
+    """The log of streamed answers for the length of a block, closed at its end."""
+    async with AsyncExitStack() as stack:
+        log = open_delta_log(settings)
+        if log is not None:
+            _close_at_end(stack, log)
+        yield log
+
+
+def _default_stream_url(store_url: str) -> str:
+    match _scheme(store_url):
+        case "sqlite":
+            return f"{store_url}.streams"
+        case "file":
+            return f"sqlite:///{path_of(store_url) / 'streams.db'}"
+    return store_url
 
 
 def redis_url(settings: Settings) -> str | None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Self, TypedDict, Unpack
 from uuid import uuid4
 
-from sdqueue.backends import open_broker
+from sdqueue.backends import open_broker, open_delta_log
 from sdqueue.brokers import Broker, Delivery, Message, Subscription
-from sdqueue.errors import BrokerUnavailable, ReplyError, ReplyTimeout, TurnFailed
+from sdqueue.errors import BrokerUnavailable, ConfigurationError, ReplyError, ReplyTimeout, TurnFailed
 from sdqueue.messages import MAX_TEXT_BYTES, InboundTurn, OutboundReply, TurnKind, partition_of, routing_key
 from sdqueue.settings import Settings
+from sdqueue.streaming import DeltaLog, NewestAttempt, StreamOffset, follow
 
 CONFIRM_TIMEOUT_S: Final = 10.0
 """Seconds that ``send`` waits for the broker's confirm, unless told otherwise."""
@@ -61,10 +62,14 @@ class Client:
     Parameters:
         broker: entered by the caller, who may share it with a consumer.
         max_text_bytes: longest text, in bytes of UTF-8; the consumers' limit.
+        delta_log: where the consumers keep streamed answers for :meth:`read_stream`; closed by the caller.
     """
 
-    def __init__(self, broker: Broker, *, max_text_bytes: int = MAX_TEXT_BYTES) -> None:
+    def __init__(
+        self, broker: Broker, *, max_text_bytes: int = MAX_TEXT_BYTES, delta_log: DeltaLog | None = None
+    ) -> None:
         self._broker = broker
+        self._delta_log = delta_log
         self._max_text_bytes = max_text_bytes
         self._owns_broker = False
         self._checked = False
@@ -87,7 +92,11 @@ class Client:
         if settings is not None and overrides:
             raise TypeError("give either settings or single values, not both")
         settings = Settings.load(**overrides) if settings is None else settings
-        client = cls(open_broker(settings, name="sdqueue client"), max_text_bytes=settings.max_text_bytes)
+        client = cls(
+            open_broker(settings, name="sdqueue client"),
+            max_text_bytes=settings.max_text_bytes,
+            delta_log=open_delta_log(settings),
+        )
         client._owns_broker = True
         return client
 
@@ -111,6 +120,8 @@ class Client:
                     await self._inbox.close()
         finally:
             if self._owns_broker:
+                if self._delta_log is not None:
+                    await self._delta_log.aclose()
                 await self._broker.__aexit__(*exc_info)
 
     async def send(
@@ -193,9 +204,13 @@ class Client:
     ) -> AsyncGenerator[OutboundReply, None]:
         """Hand over a turn and iterate over its replies: deltas as they are said, then the reply that ends the turn.
 
-        The final reply has the whole text and is what counts: where the agent had to start again, deltas of its
-        first attempt have been shown in vain (``metadata`` and ids tell attempts apart), and where the question was
-        repeated after a lost connection, the final reply may come alone.
+        A delta has its place in ``reply.stream``. Where the agent had to start again, in the same process or in
+        another one, the next delta has ``reply.stream.restart``: clear what was shown. Only the newest attempt is
+        handed on, in order. The final reply has the whole text and is what counts: where deltas were lost, as with a
+        connection, it may even come alone.
+
+        After a break of its own a caller reads on with :meth:`read_stream` from the ``stream.offset`` of the last delta
+        that it has seen.
 
         Parameters:
             session_id: the conversation.
@@ -207,11 +222,66 @@ class Client:
         Raises:
             as :meth:`ask`, while iterating.
         """
+        newest = NewestAttempt()
         with self._asked(session_id, text, True, options) as question:
             while True:
                 reply = await question.next(_now() + timeout, timeout)
                 if reply.kind == "delta":
-                    yield reply
+                    if (delta := newest.accept(reply)) is not None:
+                        yield delta
+                    continue
+                yield _checked(reply, raise_on_error)
+                return
+
+    async def read_stream(
+        self,
+        session_id: str,
+        turn_id: str,
+        *,
+        after: str = "0",
+        timeout: float = REPLY_TIMEOUT_S,
+        raise_on_error: bool = True,
+    ) -> AsyncGenerator[OutboundReply, None]:
+        """Read the answer to a turn that was sent with ``stream=True``, here or elsewhere, from an offset on.
+
+        It begins with what was said already and goes on with what is being said, up to the reply that ends the turn.
+        It sends nothing, and any number of readers may follow the same turn, in any process. Where the agent has
+        started again since, it goes on with the first delta of that attempt, which says ``stream.restart``.
+
+        An answer is kept for a few minutes after its last word, and of a very long one the last deltas only: see
+        ``SDQUEUE_STREAM_TTL_S`` and ``SDQUEUE_STREAM_ENTRIES``.
+
+        Parameters:
+            session_id: the conversation.
+            turn_id: the turn.
+            after: the ``stream.offset`` of the last delta that was seen; ``"0"``: from the beginning, for which a turn
+                is waited for that has not begun.
+            timeout: the longest silence in seconds: up to the first reply, and between one and the next.
+            raise_on_error: whether an ``error`` reply is raised, or yielded like any other.
+
+        Raises (while iterating):
+            StreamNotFound: the answer is kept no more, or nothing of it came in ``timeout`` seconds.
+            InvalidOffset: ``after`` is no offset.
+            ReplyTimeout: nothing more came in ``timeout`` seconds.
+            TurnFailed: the turn was answered with an ``error`` reply.
+            StoreUnavailable: the log cannot be reached. Read on when it is back.
+            ConfigurationError: this client knows no log.
+        """
+        self._check_open()
+        if self._delta_log is None:
+            raise ConfigurationError(
+                "this client knows no log of streamed answers; make it with Client(broker, delta_log=...), or with "
+                "Client.from_settings() where SDQUEUE_STREAM_ENTRIES is not 0 and SDQUEUE_STREAM_URL, or else the "
+                "store, is no null://"
+            )
+        place, newest = StreamOffset.parse(after), NewestAttempt()
+        entries = follow(self._delta_log, session_id, turn_id, after=place, timeout=timeout)
+        async with aclosing(entries):
+            async for entry in entries:
+                reply = OutboundReply.decode(entry.body.encode())
+                if reply.kind == "delta":
+                    if (delta := newest.accept(reply)) is not None:
+                        yield delta
                     continue
                 yield _checked(reply, raise_on_error)
                 return

@@ -11,6 +11,8 @@
     │   ├── StoreUnavailable                 the session store cannot be reached
     │   ├── RecordError
     │   │   ├── RecordTooNew                 written by a newer release
+    │   │   ├── RecordSealed                 sealed, and what opens it is not here
+    │   │   │   └── WrongKey                 its master key is missing here, or is another one
     │   │   ├── RecordCorrupt                not a record
     │   │   └── StateMismatch                the agent was changed and has no longer what its saved state needs
     │   └── LockError
@@ -33,6 +35,8 @@
     │       └── ReshardingFailed             the number of partitions could not be changed, or not yet
     └── ReplyError
         ├── ReplyTimeout (TimeoutError)      no reply in the time given; the turn stays queued
+        ├── StreamNotFound (LookupError)     there is no log of this turn's streamed answer, or no more
+        ├── InvalidOffset (ValueError)       a text that is no place in a stream
         └── TurnFailed                       the reply is an ``error`` reply
 
 Each message says what was wrong, with which value, and what to do about it.
@@ -105,6 +109,17 @@ class RecordError(SessionError):
 
 class RecordTooNew(RecordError):
     """The record was written by a newer release of sdqueue; upgrade this process."""
+
+
+class RecordSealed(RecordError):
+    """The session is sealed with a key that is not here (or must be sealed, and is not). Nothing of it was changed.
+
+    No fault of the session: it can be read where the keys are right, so turns of it wait. See docs/encryption.md.
+    """
+
+
+class WrongKey(RecordSealed):
+    """The master key that the session's key is wrapped with is not in this process's keyring, or is another one."""
 
 
 class RecordCorrupt(RecordError):
@@ -223,6 +238,26 @@ class ReplyTimeout(ReplyError, TimeoutError):
         )
         self.turn_id = turn_id
         self.timeout_s = timeout_s
+
+
+class StreamNotFound(ReplyError, LookupError):
+    """There is no log of this turn's streamed answer.
+
+    Logs are kept for some minutes after the answer (``SDQUEUE_STREAM_TTL_S``). Asking again with the same turn id
+    returns the final reply, for much longer.
+    """
+
+    def __init__(self, session_id: str, turn_id: str, why: str) -> None:
+        super().__init__(
+            f"there is no stream of turn {turn_id!r} of session {session_id!r}: {why}. To get the final reply, ask "
+            f"again with id={turn_id!r}; and look whether SDQUEUE_STREAM_URL is here what it is for the consumers"
+        )
+        self.session_id = session_id
+        self.turn_id = turn_id
+
+
+class InvalidOffset(ReplyError, ValueError):
+    """A text names no place in a stream; the message shows it."""
 
 
 class TurnFailed(ReplyError):

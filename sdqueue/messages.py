@@ -185,12 +185,28 @@ class ToolCallBody(WireModel):
     arguments: dict[str, JsonValue] = Field(default_factory=dict)
 
 
+class StreamPosition(WireModel):
+    """Where a delta stands in the stream of its turn's answer; travels as ``metadata.stream``."""
+
+    attempt: int = Field(
+        ge=1,
+        description="Counts the starts of the agent on this turn from 1, whichever process they were in. Only the "
+        "deltas of the greatest one are the answer; later ones of a smaller one are to be dropped.",
+    )
+    index: int = Field(ge=0, description="Counts the deltas of the attempt from 0; the final reply has all of them.")
+    restart: bool = Field(
+        default=False,
+        description="Whether the answer starts over here: what earlier attempts have said is to be cleared.",
+    )
+    offset: str = Field(description="Names the place for a client that reads on from here; opaque.")
+
+
 class OutboundReply(WireModel):
     """One reply to a turn.
 
     The id is a function of the turn's (``<turn id>:<n>``), so a repeat can be recognised anywhere. ``n`` is 0 for
     the reply that ends the turn, and counts how often the turn was replayed from the dead letters.
-    Deltas are ``<turn id>:<n>.<attempt>.<index>``, with a random word for the attempt.
+    Deltas are ``<turn id>:<n>.<attempt>-<random word>.<index>``.
     """
 
     id: str = Field(description="Names the reply for good; equal for every repeat of it.")
@@ -207,8 +223,23 @@ class OutboundReply(WireModel):
     tool_calls: tuple[ToolCallBody, ...] = Field(default=(), strict=False)
     channel: str = Field(default="default", description="The turn's.")
     address: Json = Field(default=None, description="The turn's, untouched.")
-    metadata: JsonObject = Field(default_factory=dict, description="The turn's, and what the agent added.")
+    metadata: JsonObject = Field(
+        default_factory=dict,
+        description="The turn's, and what the agent added. A delta has its place in the answer under `stream`: "
+        "`attempt` (starts of the agent, from 1), `index` (deltas of the attempt, from 0), `restart` (clear what "
+        "earlier attempts have said) and `offset` (to read on from here).",
+    )
     created_at: Annotated[datetime, Field(strict=False)] = Field(default_factory=lambda: datetime.now(UTC))
+
+    @property
+    def stream(self) -> StreamPosition | None:
+        """Where a delta stands (``metadata.stream``); ``None`` for other replies, and where it does not say."""
+        if self.kind != "delta":
+            return None  # a turn may bring metadata of this name
+        try:
+            return StreamPosition.model_validate(self.metadata.get("stream"))
+        except ValidationError:
+            return None
 
     @classmethod
     def decode(cls, body: bytes) -> Self:

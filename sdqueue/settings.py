@@ -12,9 +12,9 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self
 
-from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     DotEnvSettingsSource,
@@ -29,7 +29,11 @@ from sdqueue.brokers.topology import MAX_PARTITIONS
 from sdqueue.channels import DoubleTexting, OnDead, PerChannel
 from sdqueue.errors import ConfigurationError
 from sdqueue.messages import MAX_TEXT_BYTES
-from sdqueue.urls import BROKER_SCHEMES, LOCK_SCHEMES, STORE_SCHEMES, check_url, mask
+from sdqueue.sessions.sealing.keyring import mask_keys, parse_keys
+from sdqueue.urls import BROKER_SCHEMES, KEYS_SCHEMES, LOCK_SCHEMES, STORE_SCHEMES, STREAM_SCHEMES, check_url, mask
+
+SECRETS: Final = frozenset({"encryption_keys"})
+"""Settings that are no options of commands, as every user of the machine can read these, and are never shown."""
 
 
 class Settings(BaseSettings):
@@ -52,6 +56,30 @@ class Settings(BaseSettings):
     lock_url: str = Field(
         default="",
         description="What locks sessions: redis://, file:///dir or memory://. Default: what fits the store.",
+    )
+    stream_url: str = Field(
+        default="",
+        description="Where streamed answers are kept for a while, so that a client may read on: redis://, "
+        "sqlite:///path.db, memory:// or null:// (nowhere). Default: what fits the store.",
+    )
+    stream_entries: int = Field(
+        default=1000, ge=0, description="Pieces of a streamed answer that are kept at most; 0: none, of any answer."
+    )
+    stream_ttl_s: float = Field(
+        default=300.0, ge=1, description="Seconds after its last piece that a streamed answer is kept."
+    )
+    encryption_keys: SecretStr = Field(
+        default=SecretStr(""),
+        description="Master keys that seal sessions in the store, id:base64, several separated by commas: the first "
+        "seals, all open. `sdqueue keys generate` makes one. Default: sessions are not encrypted.",
+    )
+    keys_url: str = Field(
+        default="",
+        description="Where the wrapped keys of sealed sessions live: redis://, sqlite:///path.db, file:///dir or "
+        "memory://. Default: beside the store.",
+    )
+    encryption_accept_plain: bool = Field(
+        default=True, description="Whether sessions that are not sealed can be read; their next save seals them."
     )
     agent: str = Field(
         default="",
@@ -230,6 +258,23 @@ class Settings(BaseSettings):
     def _lock_scheme(cls, url: str) -> str:
         return url and check_url(url, LOCK_SCHEMES)
 
+    @field_validator("stream_url")
+    @classmethod
+    def _stream_scheme(cls, url: str) -> str:
+        return url and check_url(url, STREAM_SCHEMES)
+
+    @field_validator("keys_url")
+    @classmethod
+    def _keys_scheme(cls, url: str) -> str:
+        return url and check_url(url, KEYS_SCHEMES)
+
+    @field_validator("encryption_keys")
+    @classmethod
+    def _encryption_keys_form(cls, keys: SecretStr) -> SecretStr:
+        if keys.get_secret_value():
+            parse_keys(keys.get_secret_value())
+        return keys
+
     @field_validator("namespace")
     @classmethod
     def _namespace_form(cls, namespace: str) -> str:
@@ -272,6 +317,11 @@ class Settings(BaseSettings):
                 f"{mask(self.broker_url)} outlives it: acknowledged turns would be forgotten; "
                 "use sqlite:/// or redis://"
             )
+        if self.keys_url.startswith("memory:") and not self.store_url.startswith("memory:"):
+            raise ValueError(
+                f"SDQUEUE_KEYS_URL is {self.keys_url}, which ends with its process, but the store "
+                f"{mask(self.store_url)} outlives it: nobody could open its sessions; use sqlite:/// or redis://"
+            )
         return self
 
     @classmethod
@@ -284,8 +334,8 @@ class Settings(BaseSettings):
         return sorted(n for n in os.environ if n.startswith("SDQUEUE_") and n not in known and "_TEST_" not in n)
 
     def masked(self) -> dict[str, Any]:
-        """All values by name, with the passwords in URLs replaced by ``***``."""
-        return {name: mask(value) if name.endswith("_url") else value for name, value in self.model_dump().items()}
+        """All values by name, with the passwords in URLs, and keys, replaced by ``***``."""
+        return {name: _masked(name, value) for name, value in self.model_dump().items()}
 
 
 def _config_path() -> Path:
@@ -298,8 +348,13 @@ def _problem(error: Mapping[str, Any], origins: Mapping[str, str]) -> str:
     if not error["loc"]:
         return f"  {message}"
     name = str(error["loc"][0])
-    return f"  SDQUEUE_{name.upper()} ({origins.get(name, 'default')}): {message}, got {_shown(error['input'])}"
+    shown = repr(_masked(name, error["input"]))
+    return f"  SDQUEUE_{name.upper()} ({origins.get(name, 'default')}): {message}, got {shown}"
 
 
-def _shown(value: object) -> str:
-    return repr(mask(value)) if isinstance(value, str) else repr(value)
+def _masked(name: str, value: object) -> object:
+    """A value without its secrets."""
+    if name in SECRETS:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+        return text and mask_keys(text)
+    return mask(value) if isinstance(value, str) else value

@@ -11,7 +11,9 @@ STORE_SCHEMES: Final = (
     "memory", "null", "file", "sqlite", "redis", "rediss", "redis+cluster", "rediss+cluster",
     "redis+sentinel", "rediss+sentinel",
 )  # fmt: skip
+KEYS_SCHEMES: Final = tuple(s for s in STORE_SCHEMES if s != "null")
 LOCK_SCHEMES: Final = tuple(s for s in STORE_SCHEMES if s not in ("null", "sqlite"))
+STREAM_SCHEMES: Final = tuple(s for s in STORE_SCHEMES if s != "file")
 
 _SECRET: Final = re.compile(r"passw|secret|token", re.IGNORECASE)
 _USERINFO: Final = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)

@@ -67,12 +67,16 @@ LAYERS = {
     "sdqueue.messages": ["errors"],
     "sdqueue.agents": ["errors"],
     "sdqueue.sessions": ["agents", "errors", "urls"],
+    "sdqueue.streaming": ["agents", "errors", "messages", "sessions", "urls"],
     "sdqueue.brokers": ["errors", "messages", "urls"],
     "sdqueue.deadletters": ["agents", "brokers", "errors", "messages", "sessions", "urls"],
     "sdqueue.observe": ["errors", "messages"],
-    "sdqueue.consumer": ["agents", "brokers", "channels", "errors", "messages", "observe", "sessions", "urls"],
+    "sdqueue.consumer": [
+        *("agents", "brokers", "channels", "errors", "messages", "observe", "sessions", "streaming", "urls"),
+    ],
     "sdqueue.resharding": [
-        *("agents", "brokers", "channels", "consumer", "errors", "messages", "observe", "sessions", "urls"),
+        *("agents", "brokers", "channels", "consumer", "errors", "messages", "observe", "sessions", "streaming"),
+        "urls",
     ],
 }
 """What each layer may import of the others: imports run one way (design, section 2)."""

@@ -38,7 +38,9 @@ class TurnContext:
     """What an agent may ask about the turn it is answering, see :func:`current_turn`.
 
     ``turn_id`` is the same for every attempt: pass it as the idempotency key to anything with outside effects.
-    ``attempt`` counts the starts of this turn from 1. ``metadata`` is the turn's own, as its producer sent it: the
+    ``attempt`` counts the starts of an agent on this turn from 1, whichever process they were in: it is greater than
+    all before it. Only a store that cannot count (``null://``) begins at 1 again in another process.
+    ``metadata`` is the turn's own, as its producer sent it: the
     way for a hint of the moment, such as the language in which somebody spoke, to reach an agent that takes one.
     """
 

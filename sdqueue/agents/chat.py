@@ -43,9 +43,9 @@ class ChatContext:
 
     items: list[ChatMessage] = field(default_factory=list)
 
-    def append(self, message: ChatMessage) -> None:
+    def append(self, msg: ChatMessage) -> None:
         """Add a message at the end."""
-        self.items.append(message)
+        self.items.append(msg)
 
     def copy(self) -> ChatContext:
         """An independent list of the same messages."""

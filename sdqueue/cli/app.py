@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from sdqueue.cli import chat, consumer, dead, dev, doctor, send, settings, topology
+from sdqueue.cli import chat, consumer, dead, dev, doctor, follow, keys, send, settings, topology
 from sdqueue.errors import ConfigurationError, InvalidTurn, SdqueueError
 
 HELP = """
@@ -58,8 +58,10 @@ def _root(
 app.command("dev", rich_help_panel="Try")(dev.dev)
 app.command("chat", rich_help_panel="Try")(chat.chat)
 app.command("send", rich_help_panel="Try")(send.send)
+app.command("follow", rich_help_panel="Try")(follow.follow)
 app.command("consumer", rich_help_panel="Run")(consumer.consumer)
 app.add_typer(topology.app, name="topology", rich_help_panel="Run")
+app.add_typer(keys.app, name="keys", rich_help_panel="Run")
 app.add_typer(dead.app, name="dead", rich_help_panel="Look")
 app.command("doctor", rich_help_panel="Look")(doctor.doctor)
 app.command("settings", rich_help_panel="Look")(settings.settings)

@@ -15,7 +15,7 @@ import typer
 from prometheus_client import CollectorRegistry
 
 from sdqueue.agents import load_agents
-from sdqueue.backends import open_broker, open_membership, open_worker, opened_sessions, redis_url
+from sdqueue.backends import open_broker, open_membership, open_worker, opened_delta_log, opened_sessions, redis_url
 from sdqueue.brokers import Broker, Topology
 from sdqueue.cli.options import EVERYTHING, Given, agents_of, require_shared_broker, takes_settings
 from sdqueue.consumer import Consumer, ConsumerOptions
@@ -89,7 +89,12 @@ async def _supervise(settings: Settings, processes: int, name: str | None, apply
 async def _serve(settings: Settings, name: str | None, apply: bool, supervised: bool) -> None:
     options = ConsumerOptions.from_settings(settings, name=name)
     broker = open_broker(settings, name=f"sdqueue consumer {options.name}")
-    async with agents_of(settings) as agents, opened_sessions(settings) as (store, locks), broker:
+    async with (
+        agents_of(settings) as agents,
+        opened_sessions(settings) as (store, locks),
+        opened_delta_log(settings) as delta_log,
+        broker,
+    ):
         worker = open_worker(settings, agents, store=store, locks=locks)
         running = Consumer(
             broker,
@@ -97,6 +102,7 @@ async def _serve(settings: Settings, name: str | None, apply: bool, supervised: 
             options,
             observer=_observer(settings, options.name),
             membership=open_membership(settings, name=options.name),
+            delta_log=delta_log,
         )
         stopping = asyncio.Event()
 

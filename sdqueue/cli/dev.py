@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import structlog
 import typer
 
-from sdqueue.backends import open_broker, open_worker, opened_sessions
+from sdqueue.backends import open_broker, open_worker, opened_delta_log, opened_sessions
 from sdqueue.brokers import Broker, Delivery
 from sdqueue.cli.conversation import Conversation
 from sdqueue.cli.lines import Lines
@@ -33,8 +33,11 @@ CHANNEL: Final = "dev"
 GRACE_S: Final = 2.0
 """Seconds that a running turn gets at the end, unless told otherwise."""
 
+OWN: Final = ("broker_url", "store_url", "lock_url", "keys_url", "metrics_port")
+"""Settings that it has values of its own for."""
 
-@takes_settings(*(name for name in EVERYTHING if name not in ("broker_url", "store_url", "lock_url", "metrics_port")))
+
+@takes_settings(*(name for name in EVERYTHING if name not in OWN))
 async def dev(
     given: Given,
     data: Annotated[Path, typer.Option(help="Where turns and sessions are kept.", file_okay=False)] = Path(".sdqueue"),
@@ -62,13 +65,14 @@ async def dev(
         agents = await stack.enter_async_context(agents_of(settings))
         stack.enter_context(_log_file(settings, data / "dev.log"))
         store, locks = await stack.enter_async_context(opened_sessions(settings))
+        delta_log = await stack.enter_async_context(opened_delta_log(settings))
         broker = await stack.enter_async_context(open_broker(settings))
         await broker.apply()
         worker = open_worker(settings, agents, store=store, locks=locks)
         options = ConsumerOptions.from_settings(settings, name="dev")
         lines = stack.enter_context(Lines())
         observer = Observers(LogObserver(options.name), _Failures(lines, data / "dev.log"))
-        consumer = Consumer(broker, worker, options, observer=observer)
+        consumer = Consumer(broker, worker, options, observer=observer, delta_log=delta_log)
         client = await stack.enter_async_context(Client(broker, max_text_bytes=settings.max_text_bytes))
         conversation = Conversation(client, lines, store.load, session=session, channel=CHANNEL, timeout=timeout)
         await _show_late_replies(stack, broker, conversation, lines)
@@ -108,7 +112,7 @@ def _settings(given: Given, data: Path) -> Settings:
     folder = data.absolute()
     settings = Settings.load(
         **given, broker_url=f"sqlite:///{folder / 'broker.db'}", store_url=f"sqlite:///{folder / 'sessions.db'}",
-        lock_url="",
+        lock_url="", keys_url="",
     )  # fmt: skip
     # Whoever sits before it does not want to wait: what is running is answered after the next start.
     return settings if settings.origin("grace_s") != "default" else settings.model_copy(update={"grace_s": GRACE_S})

@@ -14,11 +14,12 @@ import typer
 
 from sdqueue.agents import AgentFactory, AgentRoutes, opened_agents
 from sdqueue.errors import ConfigurationError
-from sdqueue.settings import Settings
+from sdqueue.settings import SECRETS, Settings
 
 BROKER: Final = ("broker_url", "namespace", "partitions")
 STORE: Final = ("store_url", "lock_url")
-EVERYTHING: Final = tuple(Settings.model_fields)
+KEYS: Final = ("keys_url",)
+EVERYTHING: Final = tuple(name for name in Settings.model_fields if name not in SECRETS)
 
 SEVERAL: Final = ("agent",)
 """Options that may be given several times, each with a part of the setting."""

@@ -65,24 +65,28 @@ async def send(
             return
         timeout = timeout or REPLY_TIMEOUT_S
         if stream:
-            await _print_stream(client.stream(session, said, timeout=timeout, raise_on_error=False, **options), as_json)
+            await print_stream(client.stream(session, said, timeout=timeout, raise_on_error=False, **options), as_json)
         else:
             _print(await client.ask(session, said, timeout=timeout, raise_on_error=False, **options), as_json)
 
 
-async def _print_stream(replies: AsyncIterator[OutboundReply], as_json: bool) -> None:
+async def print_stream(replies: AsyncIterator[OutboundReply], as_json: bool) -> None:
+    """Print an answer while it is being made; where it starts over, on a new line."""
     said = ""
     async for reply in replies:
         if as_json or (reply.kind == "error" and not said):
             _print(reply, as_json)
         elif reply.kind == "delta":
+            if said and reply.stream is not None and reply.stream.restart:
+                said = ""
+                print()
             said += reply.text
             print(reply.text, end="", flush=True)
         elif reply.kind == "error":
             print()
             _fail_on_error(reply)
         else:
-            # Deltas of an attempt that failed, or none after a lost connection: the final text is what counts.
+            # Deltas were lost, or all of them with a connection: the final text is what counts.
             print("" if reply.text == said else f"\n{reply.text}" if said else reply.text)
 
 

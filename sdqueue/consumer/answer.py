@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -88,20 +88,35 @@ async def ask(handle: SessionHandle, work: Work, on_chunk: Callable[[str], None]
     Raises:
         AgentFailed: whatever the agent raised.
     """
-    set_current_turn(TurnContext(work.answering.turn_id, work.session_id, work.attempts, work.answering.metadata))
+    set_current_turn(
+        TurnContext(work.answering.turn_id, work.session_id, work.answering.attempt, work.answering.metadata)
+    )
     try:
         if on_chunk is None:
             return as_turn_result(await handle.turn(work.text))
-        said = []
-        result = None
-        async for chunk in await handle.turn(work.text, stream=True):
-            result = _last(chunk) or result
-            if chunk.text:
-                said.append(chunk.text)
-                on_chunk(chunk.text)
-        return result or TurnResult("".join(said))
+        return await in_pieces(await handle.turn(work.text, stream=True), on_chunk)
     except (Exception, SystemExit, KeyboardInterrupt) as error:
         raise _failed(error) from error
+
+
+async def in_pieces(chunks: AsyncIterator[StreamChunk], on_chunk: Callable[[str], None]) -> TurnResult:
+    """Listen to an agent's answer to its end.
+
+    Parameters:
+        chunks: what the agent says.
+        on_chunk: takes each piece.
+
+    Returns:
+        The result that the agent gave at the end, else all that it has said.
+    """
+    said = []
+    result = None
+    async for chunk in chunks:
+        result = _last(chunk) or result
+        if chunk.text:
+            said.append(chunk.text)
+            on_chunk(chunk.text)
+    return result or TurnResult("".join(said))
 
 
 @contextmanager

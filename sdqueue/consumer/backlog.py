@@ -23,7 +23,7 @@ from sdqueue.brokers import Delivery, Message
 from sdqueue.consumer.mailbox import Mailbox
 from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.work import NO_TAG, Work
-from sdqueue.errors import InvalidTurn, StoreUnavailable
+from sdqueue.errors import InvalidTurn, RecordSealed, StoreUnavailable
 from sdqueue.observe import Observer
 from sdqueue.sessions import Deferred, TurnBacklog
 
@@ -213,9 +213,9 @@ class BacklogKeeper:
         self._wake.set()
 
     async def _ask(self, call: Callable[..., Awaitable[Any]], *args: Any, **named: Any) -> Any:
-        """Ask the store until it answers."""
+        """Ask the store until it answers, with the keys that it takes to open what it has."""
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type(StoreUnavailable),
+            retry=retry_if_exception_type((StoreUnavailable, RecordSealed)),
             wait=wait_random_exponential(multiplier=0.1, max=2),
             before_sleep=self._away,
         )

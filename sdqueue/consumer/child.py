@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final, Self
 
@@ -107,18 +107,21 @@ class Child:
         """Whether its end has not been seen."""
         return not self._exit.done()
 
-    async def ask(self, request: str, *, timeout: float) -> dict[str, Any]:
+    async def ask(
+        self, request: str, *, timeout: float, on_said: Callable[[str], None] | None = None
+    ) -> dict[str, Any]:
         """Give it a turn and wait for the answer. It has ended after anything but an answer, a cancellation included.
 
         Parameters:
             request: JSON.
             timeout: seconds.
+            on_said: takes the pieces of a streamed answer.
 
         Raises:
             ChildEnded: it died, or was killed after that time.
         """
         self.used = True
-        return await self._expect(self._exchange(request), timeout)
+        return await self._expect(self._exchange(request, on_said), timeout)
 
     async def close(self) -> None:
         """Let it go. It ends by itself, with all that its modules do at exit, or else is made to."""
@@ -134,10 +137,15 @@ class Child:
                 os.killpg(self.pid, signal.SIGKILL)
             await asyncio.wait({self._exit})
 
-    async def _exchange(self, request: str) -> dict[str, Any] | None:
+    async def _exchange(self, request: str, on_said: Callable[[str], None] | None) -> dict[str, Any] | None:
         with suppress(OSError):  # that it is gone shows better in what comes back
             await write_frame(self._writer, request)
-        return await read_frame(self._reader)
+        while True:
+            words = await read_frame(self._reader)
+            if words is None or "said" not in words:
+                return words
+            if on_said is not None:
+                on_said(words["said"])
 
     async def _expect(self, words: Coroutine[Any, Any, dict[str, Any] | None], timeout: float) -> dict[str, Any]:
         saying = asyncio.create_task(words)

@@ -29,6 +29,7 @@ from sdqueue.consumer.work import Work
 from sdqueue.errors import BrokerUnavailable, TopologyError
 from sdqueue.observe import Observer
 from sdqueue.sessions import SessionWorker
+from sdqueue.streaming import DeltaLog, LogWriter
 
 SUBSCRIBE_AT_ONCE = 8
 """Subscriptions being made at a time; the broker serves them side by side."""
@@ -53,6 +54,7 @@ class Consumer:
         options: how to work.
         observer: told of what happens.
         membership: of the pool of consumers that share the partitions; default: alone. Entered and left here.
+        delta_log: keeps streamed answers for a while, so that clients may read on; closed by the caller.
     """
 
     def __init__(
@@ -63,13 +65,15 @@ class Consumer:
         *,
         observer: Observer | None = None,
         membership: Membership | None = None,
+        delta_log: DeltaLog | None = None,
     ) -> None:
         self.options = ConsumerOptions() if options is None else options
         self._broker = broker
         self._observer = Observer() if observer is None else observer
-        publisher = ReplyPublisher(broker, self._observer)
-        self._pipeline = TurnPipeline(worker, publisher, self.options, self._observer)
-        self._settler = Settler(publisher, worker, self.options, self._observer)
+        self._publisher = publisher = ReplyPublisher(broker, self._observer)
+        self._log = None if delta_log is None else LogWriter(delta_log, self._log_failed)
+        self._pipeline = TurnPipeline(worker, publisher, self.options, self._observer, self._log)
+        self._settler = Settler(publisher, worker, self.options, self._observer, self._log)
         self._backlogs = None
         if worker.backlog is not None:
             self._backlogs = Backlogs(worker.backlog, self._settler, self.options, self._observer, self._failed)
@@ -190,6 +194,9 @@ class Consumer:
                         task.cancel()
                     await self._readers.close()
                     await self._pipeline.aclose()
+                    await self._publisher.aclose()
+                    if self._log is not None:
+                        await self._log.aclose()
 
     async def _drain(self) -> None:
         """The order of a shutdown.
@@ -245,6 +252,9 @@ class Consumer:
         except Exception as error:  # noqa: BLE001 -- a defect of ours must cost a redelivery, never a turn or the process
             self._failed(work.delivery.queue, work.delivery.subscription, work.session_id, work.turn_id, error)
         return Ran.ENDED
+
+    def _log_failed(self, error: str) -> None:
+        self._observer.backend_away(backend="stream log", error=error)
 
     def _failed(self, queue: str, subscription: Subscription, session_id: str, turn_id: str, error: Exception) -> None:
         """Give a generation up after a defect of ours."""

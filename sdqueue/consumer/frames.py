@@ -26,7 +26,12 @@ async def write_frame(writer: asyncio.StreamWriter, text: str) -> None:
     Raises:
         OSError: the other side is gone.
     """
+    put_frame(writer, text)
+    await writer.drain()
+
+
+def put_frame(writer: asyncio.StreamWriter, text: str) -> None:
+    """Say a value without waiting, where the other side is known to listen."""
     body = text.encode()
     writer.write(_SIZE.pack(len(body)))
     writer.write(body)
-    await writer.drain()

@@ -15,14 +15,16 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 from sdqueue.agents import AgentFactory, AgentRoutes, TurnContext, as_turn_result, load_agents, set_current_turn
+from sdqueue.consumer.answer import in_pieces
 from sdqueue.consumer.failure import describe, reason_of, trace_of
-from sdqueue.consumer.frames import read_frame, write_frame
+from sdqueue.consumer.frames import put_frame, read_frame, write_frame
 from sdqueue.consumer.retry import is_transient, retry_after
 from sdqueue.errors import ConfigurationError
 from sdqueue.sessions import InMemorySessionStore, SessionWorker
@@ -37,8 +39,13 @@ OOM_SCORE: Final = 500
 """From -1000 to 1000: short of memory, Linux shall take a suspect and not the consumer."""
 
 
-async def answer(agent_factory: AgentFactory | AgentRoutes, request: dict[str, Any]) -> str:
+async def answer(agent_factory: AgentFactory | AgentRoutes, request: dict[str, Any], say: Callable[[str], None]) -> str:
     """Run the turn of a request.
+
+    Parameters:
+        agent_factory: makes the agent.
+        request: what :mod:`sdqueue.consumer.isolation` asks for.
+        say: takes the pieces of the answer, where the request wants it streamed.
 
     Returns:
         JSON with ``record`` and ``result``; or with ``timeout``; or with ``error``, ``trace``, ``reason``,
@@ -47,7 +54,7 @@ async def answer(agent_factory: AgentFactory | AgentRoutes, request: dict[str, A
     clock = asyncio.timeout(request["timeout"])
     try:
         async with clock:
-            return await _run(agent_factory, request)
+            return await _run(agent_factory, request, say)
     except (Exception, SystemExit, KeyboardInterrupt, asyncio.CancelledError) as error:  # noqa: BLE001 -- an answer too
         if clock.expired():
             return json.dumps({"timeout": True})
@@ -62,7 +69,7 @@ async def answer(agent_factory: AgentFactory | AgentRoutes, request: dict[str, A
         )
 
 
-async def _run(agent_factory: AgentFactory | AgentRoutes, request: dict[str, Any]) -> str:
+async def _run(agent_factory: AgentFactory | AgentRoutes, request: dict[str, Any], say: Callable[[str], None]) -> str:
     session_id = request["session_id"]
     store = InMemorySessionStore()
     record = decode(request["record"])
@@ -71,7 +78,10 @@ async def _run(agent_factory: AgentFactory | AgentRoutes, request: dict[str, Any
     worker = SessionWorker(agent_factory=agent_factory, store=store)
     set_current_turn(TurnContext(request["turn_id"], session_id, request["attempt"], request.get("metadata", {})))
     async with worker.acquire(session_id) as handle:
-        result = as_turn_result(await handle.turn(request["text"]))
+        if request.get("stream"):
+            result = await in_pieces(await handle.turn(request["text"], stream=True), say)
+        else:
+            result = as_turn_result(await handle.turn(request["text"]))
     saved = await store.load(session_id)
     assert saved is not None
     return json.dumps({"record": encode(saved), "result": asdict(result)})
@@ -85,10 +95,14 @@ async def _serve(channel: socket.socket, agent: str) -> None:
         await write_frame(writer, json.dumps({"error": describe(error)}))
         return
     await write_frame(writer, json.dumps({"ready": True}))
+
+    def say(text: str) -> None:
+        put_frame(writer, json.dumps({"said": text}))
+
     request = await read_frame(reader)
     while request is not None:
         _end_after(request["timeout"] + PATIENCE_S)
-        turn = asyncio.create_task(answer(agent_factory, request), name=f"turn {request['turn_id']}")
+        turn = asyncio.create_task(answer(agent_factory, request, say), name=f"turn {request['turn_id']}")
         following = asyncio.create_task(read_frame(reader))
         await asyncio.wait({turn, following}, return_when=asyncio.FIRST_COMPLETED)
         if following.done():

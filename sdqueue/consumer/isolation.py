@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from sdqueue.agents import ChatContext, FlowState, TurnResult, as_turn_result
@@ -18,6 +20,9 @@ from sdqueue.sessions.codec import decode, encode
 
 STUCK_S: Final = 5.0
 """Seconds that a child may be late after the turn's own time, by which it ends the turn itself."""
+
+Again = Callable[[], Awaitable[None]]
+OnSaid = Callable[[str], None]
 
 _ASKED_TO_END: Final = (-signal.SIGTERM, -signal.SIGINT)
 
@@ -38,8 +43,17 @@ class Isolation:
     def __init__(self, agent: str | None) -> None:
         self._children = None if agent is None else Children(agent)
 
-    async def run(self, handle: SessionHandle, work: Work, *, timeout: float) -> TurnResult:
+    async def run(
+        self, handle: SessionHandle, work: Work, *, timeout: float, again: Again, on_said: OnSaid | None = None
+    ) -> TurnResult:
         """Let an agent answer in a process of its own, and go on with its state.
+
+        Parameters:
+            handle: the session.
+            work: the turn.
+            timeout: seconds.
+            again: called before each start of the agent but the first; it counts them.
+            on_said: takes the pieces of a streamed answer; ``None``: do not stream.
 
         Raises:
             AgentFailed: the agent raised, took too long, or killed the process (``Poisonous`` as its cause).
@@ -58,12 +72,13 @@ class Isolation:
             "record": encode(handle.record),
             "session_id": work.session_id,
             "turn_id": work.turn_id,
-            "attempt": work.attempts,
             "metadata": work.metadata,
             "text": work.turn.text,
+            "stream": on_said is not None,
             "timeout": timeout,
         }
-        answer = await self._ask(self._children, json.dumps(request), work, timeout, handle.begun)
+        handle.started = True
+        answer = await self._ask(self._children, request, work, handle.begun, again, on_said)
         match answer:
             case {"timeout": True}:
                 raise AgentFailed(_late(timeout))
@@ -78,13 +93,25 @@ class Isolation:
         if self._children is not None:
             await self._children.aclose()
 
-    async def _ask(self, children: Children, request: str, work: Work, timeout: float, begun: int) -> dict[str, Any]:
+    async def _ask(
+        self,
+        children: Children,
+        request: dict[str, Any],
+        work: Work,
+        begun: int,
+        again: Again,
+        on_said: OnSaid | None,
+    ) -> dict[str, Any]:
+        timeout = request["timeout"]
         fresh = killed = False
-        while True:
+        for number in itertools.count():
             child = await _taken(children, work, fresh=fresh)
             fresh = not child.used
             try:
-                return await child.ask(request, timeout=timeout + STUCK_S)
+                if number:
+                    await again()
+                asked = json.dumps(request | {"attempt": work.attempt})
+                return await child.ask(asked, timeout=timeout + STUCK_S, on_said=on_said)
             except ChildEnded as ended:
                 code = ended.code
             finally:
@@ -100,6 +127,7 @@ class Isolation:
                 killed = True  # the kernel, short of memory, may have taken it for another; hardly twice
             else:
                 raise AgentFailed(Poisonous(f"killed its process {begun} times, the last time alone: {end_of(code)}"))
+        raise AssertionError  # it counts without an end
 
 
 async def _taken(children: Children, work: Work, *, fresh: bool) -> Child:

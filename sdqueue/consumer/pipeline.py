@@ -4,34 +4,45 @@ from __future__ import annotations
 
 import copy
 import time
-import uuid
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from sdqueue.agents import TurnResult
 from sdqueue.consumer.answer import STOP_WITHIN_S, AgentRunner, agents_code, ask
 from sdqueue.consumer.collecting import collect
+from sdqueue.consumer.deltas import DeltaForm, DeltaSender
 from sdqueue.consumer.failure import AgentFailed, Stopped, describe
 from sdqueue.consumer.headers import hops
 from sdqueue.consumer.isolation import Isolation
 from sdqueue.consumer.options import ConsumerOptions
-from sdqueue.consumer.replies import Addressee, DeltaSender, ReplyPublisher, make_reply
+from sdqueue.consumer.replies import Addressee, ReplyPublisher, make_reply
 from sdqueue.consumer.settlement import Settlement, State, dead, refused_before, superseded
 from sdqueue.consumer.work import Work
-from sdqueue.errors import InvalidTurn, LockLost, RecordTooNew, SessionError, StoreUnavailable, VersionConflict
+from sdqueue.errors import (
+    InvalidTurn,
+    LockLost,
+    RecordSealed,
+    RecordTooNew,
+    SessionError,
+    StoreUnavailable,
+    VersionConflict,
+)
 from sdqueue.messages import InboundTurn
 from sdqueue.observe import Observer
 from sdqueue.sessions import SessionHandle, SessionInit, SessionWorker, TurnOutcome, TurnState
+from sdqueue.streaming import LogWriter
 
 MAX_HOPS = 5
 """More forwardings than this mean that consumers disagree about the number of partitions."""
 
-PASSING = (StoreUnavailable, VersionConflict, LockLost, RecordTooNew)
+PASSING = (StoreUnavailable, VersionConflict, LockLost, RecordTooNew, RecordSealed)
 """The session cannot be had or kept just now: no fault of the turn, and no failed attempt.
 
-A record of a newer release is met in the middle of an upgrade: the turn waits for a consumer that can read it."""
+A record of a newer release is met in the middle of an upgrade, and one that is sealed with another key in the middle of
+a change of keys, or where a consumer was given the wrong ones: the turn waits for a consumer that can read it."""
 
 
 class TurnPipeline:
@@ -49,15 +60,22 @@ class TurnPipeline:
         publisher: sends deltas.
         options: how to work.
         observer: told of what happens.
+        log: keeps deltas for those who read on later; ``None``: nobody does.
     """
 
     def __init__(
-        self, worker: SessionWorker, publisher: ReplyPublisher, options: ConsumerOptions, observer: Observer
+        self,
+        worker: SessionWorker,
+        publisher: ReplyPublisher,
+        options: ConsumerOptions,
+        observer: Observer,
+        log: LogWriter | None = None,
     ) -> None:
         self._worker = worker
         self._publisher = publisher
         self._options = options
         self._observer = observer
+        self._log = log
         self._runner = AgentRunner(lambda w: observer.agent_stuck(session_id=w.session_id, turn_id=w.turn_id))
         self._isolation = Isolation(options.agent)
         self._agent_wait = options.retry.wait()
@@ -186,7 +204,8 @@ class TurnPipeline:
         for each in (work, *work.taken):
             assert each.turn is not None
             handle.seq += 1
-            to, part, more = Addressee.of(each.turn), str(each.replay), {"consumer": self._options.name}
+            to, part = Addressee.of(each.turn), str(each.replay)
+            more: dict[str, Any] = {"consumer": self._options.name}
             state: TurnState = "completed" if each is answering else "superseded"
             by, text, said = None, "", None
             if each is not answering:
@@ -237,54 +256,58 @@ class TurnPipeline:
         return replace(fates[0], releases=releases, rest=tuple(zip(work.taken, fates[1:], strict=True)))
 
     async def _answer(self, work: Work, handle: SessionHandle) -> TurnResult:
-        work.attempts += 1
+        turn = work.answering.turn
+        assert turn is not None
+        await self._count_start(work, handle)
         work.stage = "is being answered by its agent"
         started = time.monotonic()
+        deltas = self._deltas(work, turn, handle.seq + 1 + len(work.taken)) if turn.stream else None
         try:
             if handle.begun > self._options.isolate_after:
-                return await self._answer_alone(work, handle)
-            answering = work.answering.turn
-            assert answering is not None
-            if answering.stream:
-                return await self._answer_in_pieces(work, answering, handle)
-            return await self._runner.run(work, ask(handle, work, None), timeout=work.seconds_left)
+                result = await self._answer_alone(work, handle, deltas)
+            else:
+                answer = ask(handle, work, deltas.push if deltas else None)
+                result = await self._runner.run(work, answer, timeout=work.seconds_left)
+            if deltas is not None:
+                await deltas.finish()
+        except BaseException:
+            if deltas is not None:
+                deltas.abort()
+            raise
         finally:
             work.seconds_left -= time.monotonic() - started
             work.stage = "is being saved"
+        return result
 
-    async def _answer_alone(self, work: Work, handle: SessionHandle) -> TurnResult:
+    async def _count_start(self, work: Work, handle: SessionHandle) -> None:
+        """Number this start of the agent. No earlier one of the turn that it answers has this number, or a greater."""
+        work.attempts += 1
+        answering, number = work.answering, handle.attempt
+        if answering is not work:  # whose beginning the session was taken up with
+            number = await self._worker.count_start(work.session_id, answering.turn_id)
+        answering.attempt = max(answering.attempt + 1, number)
+
+    async def _answer_alone(self, work: Work, handle: SessionHandle, deltas: DeltaSender | None) -> TurnResult:
         self._observer.turn_suspected(session_id=work.session_id, turn_id=work.turn_id, begun=handle.begun)
-        answer = self._isolation.run(handle, work, timeout=work.seconds_left)
+
+        async def again() -> None:
+            number = await self._worker.count_start(work.session_id, work.turn_id)
+            work.attempt = max(work.attempt + 1, number)
+            if deltas is not None:
+                deltas.restart(work.attempt)
+
+        answer = self._isolation.run(
+            handle, work, timeout=work.seconds_left, again=again, on_said=deltas.push if deltas else None
+        )
         result = await self._runner.run(work, answer, timeout=None)
         await self._worker.close_session(work.session_id)
         return result
 
-    async def _answer_in_pieces(self, work: Work, turn: InboundTurn, handle: SessionHandle) -> TurnResult:
-        deltas = self._deltas(work, turn, handle.seq + 1 + len(work.taken))
-        try:
-            result = await self._runner.run(work, ask(handle, work, deltas.push), timeout=work.seconds_left)
-            await deltas.finish()
-        except BaseException:
-            await deltas.abort()
-            raise
-        return result
-
     def _deltas(self, work: Work, turn: InboundTurn, seq: int) -> DeltaSender:
-        # Another attempt may say something else, so its deltas have ids of their own.
-        attempt = uuid.uuid4().hex[:8]
-        to = Addressee.of(turn)
-        return DeltaSender(
-            partial(self._publisher.reply, work.answering.delivery),
-            lambda index, text: make_reply(
-                to,
-                "delta",
-                text,
-                seq=seq,
-                part=f"{work.answering.replay}.{attempt}.{index}",
-                attempt=work.attempts,
-                consumer=self._options.name,
-            ),
-        )
+        answering = work.answering
+        form = DeltaForm(Addressee.of(turn), seq, answering.replay, self._options.name)
+        line = self._log.line(turn.session_id, answering.turn_id) if self._log is not None else None
+        return DeltaSender(form, answering.attempt, partial(self._publisher.delta, answering.delivery), line)
 
     def _is_worth_another(self, work: Work, error: BaseException) -> bool:
         if isinstance(error, PASSING):
@@ -305,7 +328,7 @@ class TurnPipeline:
     def _before_another(self, work: Work, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         delay = state.next_action.sleep if state.next_action else 0.0
-        if isinstance(error, (StoreUnavailable, RecordTooNew)):
+        if isinstance(error, (StoreUnavailable, RecordTooNew, RecordSealed)):
             self._observer.backend_away(backend="store", error=str(error))
             return
         if isinstance(error, AgentFailed):

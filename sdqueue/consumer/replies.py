@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -91,6 +90,7 @@ class ReplyPublisher:
     def __init__(self, broker: Broker, observer: Observer) -> None:
         self._broker = broker
         self._observer = observer
+        self._deltas: set[asyncio.Task[None]] = set()
 
     @property
     def topology(self) -> Topology:
@@ -124,6 +124,40 @@ class ReplyPublisher:
 
         A reply without a session, to a message that none could be read from, goes only there.
         """
+        key, message = self._addressed(delivery, body)
+        reply_to, topology = delivery.message.reply_to, self._broker.topology
+        if not reply_to:
+            await self.publish(topology.replies, key, message)
+        elif not key:
+            await self._copy(reply_to, message)
+        else:
+            await asyncio.gather(self.publish(topology.replies, key, message), self._copy(reply_to, message))
+
+    def delta(self, delivery: Delivery, body: str) -> list[asyncio.Task[None]]:
+        """Begin to publish a delta, once: what is published after the next turn of the loop comes after it.
+
+        Returns:
+            Tasks that end with the confirms. They raise nothing, and may be cancelled.
+        """
+        key, message = self._addressed(delivery, body)
+        ways = [self._once(self._broker.topology.replies, key, message)]
+        if delivery.message.reply_to:
+            ways.append(self._copy(delivery.message.reply_to, message))
+        tasks = [asyncio.create_task(way, name=f"delta {message.message_id}") for way in ways]
+        for task in tasks:
+            self._deltas.add(task)
+            task.add_done_callback(self._deltas.discard)
+        return tasks
+
+    async def aclose(self) -> None:
+        """Give up deltas that are not confirmed yet."""
+        deltas = self._deltas.copy()
+        for task in deltas:
+            task.cancel()
+        await asyncio.gather(*deltas, return_exceptions=True)
+
+    def _addressed(self, delivery: Delivery, body: str) -> tuple[str, Message]:
+        """The routing key of a reply, empty where it has no session, and its message."""
         fields = from_json(body)
         message = Message(
             body.encode(),
@@ -131,15 +165,15 @@ class ReplyPublisher:
             correlation_id=fields["turn_id"],
             headers=_trace_context(delivery.message),
         )
-        topology, session_id = self._broker.topology, fields["session_id"]
-        key = topology.reply_key(fields["channel"], fields["kind"], session_id)
-        reply_to = delivery.message.reply_to
-        if not reply_to:
-            await self.publish(topology.replies, key, message)
-        elif not session_id:
-            await self._copy(reply_to, message)
-        else:
-            await asyncio.gather(self.publish(topology.replies, key, message), self._copy(reply_to, message))
+        session_id = fields["session_id"]
+        key = self._broker.topology.reply_key(fields["channel"], fields["kind"], session_id) if session_id else ""
+        return key, message
+
+    async def _once(self, exchange: str, key: str, message: Message) -> None:
+        try:
+            await self._broker.publish(exchange, key, message)
+        except BrokerError as error:
+            self._observer.backend_away(backend="broker", error=str(error))
 
     async def _copy(self, queue: str, message: Message) -> None:
         try:
@@ -152,56 +186,6 @@ class ReplyPublisher:
     def _refused(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         self._observer.backend_away(backend="broker", error=str(error))
-
-
-class DeltaSender:
-    """Sends the pieces of a streamed answer while it is being made.
-
-    Pieces that come while one is under way go out together as the next, so a fast agent or a slow broker makes
-    larger deltas and never a queue of them.
-
-    Parameters:
-        send: publishes one reply body.
-        body: makes the body of the delta with this index and text.
-    """
-
-    def __init__(self, send: Callable[[str], Awaitable[None]], body: Callable[[int, str], str]) -> None:
-        self._send = send
-        self._body = body
-        self._said: deque[str] = deque()
-        self._index = 0
-        self._aborted = False
-        self._task: asyncio.Task[None] | None = None
-
-    def push(self, text: str) -> None:
-        """Send a piece soon; nothing after :meth:`abort`, since an abandoned agent may go on talking."""
-        if self._aborted:
-            return
-        self._said.append(text)
-        if self._task is None:
-            self._task = asyncio.create_task(self._drain())
-
-    async def finish(self) -> None:
-        """Wait until all pieces are out, so that the final reply comes after them."""
-        if self._task is not None:
-            await self._task
-
-    async def abort(self) -> None:
-        """Send no more."""
-        self._aborted = True
-        self._said.clear()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)  # the attempt has failed of something else
-
-    async def _drain(self) -> None:
-        while self._said:
-            text = "".join(self._said)
-            self._said.clear()
-            body = self._body(self._index, text)
-            self._index += 1
-            await self._send(body)
-        self._task = None
 
 
 def _trace_context(message: Message) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
@@ -17,9 +17,13 @@ from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.replies import ReplyPublisher
 from sdqueue.consumer.settlement import Settlement, State, dead, refused_before
 from sdqueue.consumer.work import Work
-from sdqueue.errors import LockLost, RecordError, StoreUnavailable, VersionConflict
+from sdqueue.errors import LockLost, RecordError, RecordSealed, StoreUnavailable, VersionConflict
 from sdqueue.observe import Observer
 from sdqueue.sessions import SessionWorker, TurnOutcome, TurnState
+from sdqueue.streaming import LogEntry, LogWriter, StreamOffset
+
+LOG_S: Final = 0.05
+"""Seconds that the acknowledgement of a streamed turn, whose reply is out, waits for a log that is slow."""
 
 Answer = TypeVar("Answer")
 
@@ -32,15 +36,22 @@ class Settler:
         worker: keeps the outcome of turns that ended without their agent.
         options: what a dead turn does to its session, and how long outcomes are kept.
         observer: told of every settlement.
+        log: keeps the replies to streamed turns for those who read on later; ``None``: nobody does.
     """
 
     def __init__(
-        self, publisher: ReplyPublisher, worker: SessionWorker, options: ConsumerOptions, observer: Observer
+        self,
+        publisher: ReplyPublisher,
+        worker: SessionWorker,
+        options: ConsumerOptions,
+        observer: Observer,
+        log: LogWriter | None = None,
     ) -> None:
         self._publisher = publisher
         self._worker = worker
         self._options = options
         self._observer = observer
+        self._log = log
 
     async def settle(self, work: Work, settlement: Settlement) -> None:
         """Bring a delivery into its final state, and those that it took along into theirs.
@@ -106,8 +117,19 @@ class Settler:
     async def _reply(self, work: Work, settlement: Settlement) -> None:
         if settlement.releases:
             await self._release(work)
+        if self._log is not None and work.turn is not None and work.turn.stream:
+            await self._reply_and_log(self._log, work, settlement)
+            return
         for body in settlement.replies:
             await self._publisher.reply(work.delivery, body)
+
+    async def _reply_and_log(self, log: LogWriter, work: Work, settlement: Settlement) -> None:
+        line = log.line(work.session_id, work.turn_id)
+        for body in settlement.replies:
+            line.write(LogEntry(StreamOffset.end(replay=work.replay), body))
+            await self._publisher.reply(work.delivery, body)
+        # The reply is out. A turn that is acknowledged is not repeated, and nobody else would write it into the log.
+        await line.written(timeout=LOG_S)
 
     async def _bury(self, work: Work, settlement: Settlement) -> None:
         assert settlement.letter is not None
@@ -164,7 +186,7 @@ class Settler:
     async def _until_there(self, call: Callable[..., Awaitable[Answer]], *args: Any, **named: Any) -> Answer:
         """Ask the store, or work on the session, until it can be done."""
         retrying = AsyncRetrying(
-            retry=retry_if_exception_type((StoreUnavailable, VersionConflict, LockLost)),
+            retry=retry_if_exception_type((StoreUnavailable, VersionConflict, LockLost, RecordSealed)),
             wait=wait_random_exponential(multiplier=0.1, max=2),
             before_sleep=self._tell,
         )
@@ -172,7 +194,7 @@ class Settler:
 
     def _tell(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
-        if isinstance(error, StoreUnavailable):
+        if isinstance(error, (StoreUnavailable, RecordSealed)):
             self._observer.backend_away(backend="store", error=str(error))
 
 

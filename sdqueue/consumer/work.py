@@ -55,7 +55,10 @@ class Work:
     """What the agent may still take, its attempts and the waits between them together. Waiting for the session's
     lock, or for a store that is away, is not on the agent's time."""
     attempts: int = 0
-    """Starts of the agent."""
+    """Starts of the agent here."""
+    attempt: int = 0
+    """The number of the last start of an agent that answers this turn, counted across processes: what the agent and
+    those who hear its deltas are told."""
     failures: int = 0
     """Those of them that the agent itself failed at; a save that failed is none."""
     unsorted: bool = False

@@ -6,6 +6,13 @@ from sdqueue.sessions.locks import AsyncioLockBackend, FileLockBackend, Held, Lo
 from sdqueue.sessions.parking import unpark
 from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import Retention, TurnOutcome, TurnRing, TurnState
+from sdqueue.sessions.sealing.file_keys import FileSessionKeys
+from sdqueue.sessions.sealing.keyring import Keyring
+from sdqueue.sessions.sealing.keys import MemorySessionKeys, SessionKeys
+from sdqueue.sessions.sealing.redis_keys import RedisSessionKeys
+from sdqueue.sessions.sealing.sealer import Sealer
+from sdqueue.sessions.sealing.sqlite_keys import SQLiteSessionKeys
+from sdqueue.sessions.sealing.upkeep import Rotation, erase_key, rotate
 from sdqueue.sessions.session import Session, SessionInit
 from sdqueue.sessions.stores import (
     Deferred,
@@ -17,6 +24,7 @@ from sdqueue.sessions.stores import (
     SessionStore,
     SQLiteSessionStore,
     Standing,
+    StartCounter,
     TurnBacklog,
     TurnCounter,
 )
@@ -26,25 +34,34 @@ __all__ = [
     "AsyncioLockBackend",
     "Deferred",
     "FileLockBackend",
+    "FileSessionKeys",
     "FileSessionStore",
     "Held",
     "HistoryPolicy",
     "InMemorySessionStore",
+    "Keyring",
     "LockBackend",
+    "MemorySessionKeys",
     "MessageLimit",
     "NullSessionStore",
     "RedisLockBackend",
+    "RedisSessionKeys",
     "RedisSessionStore",
     "Retention",
     "RevisionCheck",
+    "Rotation",
+    "SQLiteSessionKeys",
     "SQLiteSessionStore",
+    "Sealer",
     "Session",
     "SessionHandle",
     "SessionInit",
+    "SessionKeys",
     "SessionRecord",
     "SessionStore",
     "SessionWorker",
     "Standing",
+    "StartCounter",
     "Stored",
     "Summary",
     "TokenLimit",
@@ -53,6 +70,8 @@ __all__ = [
     "TurnOutcome",
     "TurnRing",
     "TurnState",
+    "erase_key",
     "estimate_tokens",
+    "rotate",
     "unpark",
 ]

@@ -53,6 +53,11 @@ class SessionHandle:
         """How many final replies the session has had; whoever makes one counts it here."""
         self.begun = 0
         """How often the turn that ``acquire`` was told of was begun without an end, this time included."""
+        self.attempt = 0
+        """The number of this start of the agent on that turn, greater than that of every earlier one in any process; 0
+        where ``acquire`` was told of no turn. Where the store cannot count starts, a number may come again."""
+        self.started = False
+        """Whether the agent was started. Whoever lets one answer elsewhere sets it."""
         self.waiting = 0
         """How many turns waited in the session's backlog, this one included where it did."""
         self.refusal: TurnOutcome | None = None
@@ -133,7 +138,7 @@ class SessionHandle:
             self._session.flow_state = copy.deepcopy(self._session.flow_state)
             self._agent_state = copy.deepcopy(self._agent_state)
             self._shared = False
-        self._turned = True
+        self._turned = self.started = True
         self._notes.clear()
         try:
             result = await agent.turn(text, stream=stream, **extra)

@@ -11,7 +11,7 @@ from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import TurnOutcome
 from sdqueue.sessions.stores.backlog import TurnBacklog
 from sdqueue.sessions.stores.offers import offers
-from sdqueue.sessions.stores.store import RevisionCheck, SessionStore, TurnCounter
+from sdqueue.sessions.stores.store import RevisionCheck, SessionStore, StartCounter, TurnCounter, beginnings
 
 
 class SessionLease(Protocol):
@@ -23,6 +23,11 @@ class SessionLease(Protocol):
     """Whether the store still has the very state that the caller knows."""
     begun: int
     """How often the turn named at the start was begun without an end, this time included; 0 where none was named."""
+    attempt: int
+    """The number of this start of the agent on that turn: greater than that of every earlier one, whichever process it
+    was in and however it ended; 0 where none was named."""
+    started: bool
+    """To be set where the agent is started: its beginning counts for the numbers of later ones even if taken back."""
     waiting: int
     """How many turns wait in the backlog, the one named at the start included where it does; 0 where none was named."""
     refusal: TurnOutcome | None
@@ -73,6 +78,7 @@ class StoreAndLock:
         self._locks = lock_backend
         self._check = store if offers(store, RevisionCheck) else None
         self._counter: TurnCounter = store if offers(store, TurnCounter) else _NoCounter()
+        self._starts = store if offers(store, StartCounter) else None
         self._backlog = store if offers(store, TurnBacklog) else None
 
     @asynccontextmanager
@@ -90,7 +96,7 @@ class StoreAndLock:
             if turn_id is None:
                 yield lease
                 return
-            lease.begun = await self._counter.begin(session_id, turn_id)
+            lease.begun, lease.attempt = beginnings(await self._counter.begin(session_id, turn_id))
             try:
                 if self._backlog is not None:
                     standing = await self._backlog.standing(session_id, turn_id)
@@ -98,14 +104,20 @@ class StoreAndLock:
                 yield lease
             except BaseException as error:
                 if not lease.saved:
-                    await self._rewind_after(error, session_id, turn_id)
+                    await self._rewind_after(error, session_id, turn_id, lease.started)
                 raise
             if not lease.saved:
-                await self._counter.rewind(session_id, turn_id)
+                await self._rewind(session_id, turn_id, lease.started)
 
-    async def _rewind_after(self, error: BaseException, session_id: str, turn_id: str) -> None:
-        try:
+    async def _rewind(self, session_id: str, turn_id: str, started: bool) -> None:
+        if started and self._starts is not None:
+            await self._starts.rewind_started(session_id, turn_id)
+        else:
             await self._counter.rewind(session_id, turn_id)
+
+    async def _rewind_after(self, error: BaseException, session_id: str, turn_id: str, started: bool) -> None:
+        try:
+            await self._rewind(session_id, turn_id, started)
         except Exception as second:  # noqa: BLE001 - told with the error that came first, which is the cause
             error.add_note(f"taking back the beginning of turn {turn_id!r} failed too: {second}")
 
@@ -117,6 +129,8 @@ class _Lease:
         self.record: SessionRecord | None = None
         self.unchanged = False
         self.begun = 0
+        self.attempt = 0
+        self.started = False
         self.waiting = 0
         self.refusal: TurnOutcome | None = None
         self.saved = False

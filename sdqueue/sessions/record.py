@@ -24,11 +24,14 @@ class Stored:
         items: that many leading messages of ``chat_ctx`` are the store's, unchanged. 0 is always safe.
         born: names the life of the session, from its first save to its delete. Not ``created_at``: applications may
             set that, and a record that is stored anew keeps it.
+        sealed_by: the key that the store's parts are sealed with, empty for none. A save with another one writes all
+            of them anew.
     """
 
     version: int = 0
     items: int = 0
     born: str = ""
+    sealed_by: str = field(default="", compare=False)
 
     @property
     def revision(self) -> str:
@@ -78,7 +81,9 @@ class SessionRecord:
         """
         version = self.stored.version + 1
         born = self.stored.born if self.stored.version else secrets.token_hex(8)
-        return replace(self, version=version, stored=Stored(version, len(self.chat_ctx.items), born))
+        return replace(
+            self, version=version, stored=Stored(version, len(self.chat_ctx.items), born, self.stored.sealed_by)
+        )
 
     def mark_stored(self, stored: Stored, *, fresh: int | None = None) -> None:
         """Say that the store now holds this; called by stores after a load and after a save.
@@ -96,8 +101,8 @@ class SessionRecord:
 def as_record(foreign: Any, base: SessionRecord | None) -> SessionRecord:
     """A record of superdialog's own worker as one of ours, to be saved in place of ``base``.
 
-    Such a record has no version to compare and knows none of ``turns``, ``agent_state``, ``seq``, ``parked_by``
-    and ``route``; these and ``created_at`` stay what they are in the store.
+    Such a record has no version to compare and knows none of ``turns``, ``agent_state``, ``seq``, ``parked_by`` and
+    ``route``; these, ``created_at`` and the tool calls of messages stay what they are in the store.
 
     Parameters:
         foreign: has ``chat_ctx``, ``flow_state``, ``created_at``, ``last_turn_at`` and ``metadata``.
@@ -107,7 +112,7 @@ def as_record(foreign: Any, base: SessionRecord | None) -> SessionRecord:
         RecordError: it is nothing of that kind.
     """
     try:
-        items = [ChatMessage(m.role, m.content) for m in foreign.chat_ctx.items]
+        items = [m if type(m) is ChatMessage else ChatMessage(m.role, m.content) for m in foreign.chat_ctx.items]
         flow = foreign.flow_state
         if flow is not None:
             flow = FlowState(**{f.name: getattr(flow, f.name) for f in fields(FlowState)})
@@ -118,8 +123,9 @@ def as_record(foreign: Any, base: SessionRecord | None) -> SessionRecord:
         base = SessionRecord(created_at=created_at)
     same = 0
     for ours, theirs in zip(base.chat_ctx.items[: base.stored.items], items, strict=False):
-        if ours != theirs:
+        if (ours.role, ours.content) != (theirs.role, theirs.content):
             break
+        items[same] = ours  # with the tool calls, which superdialog's messages have no place for
         same += 1
     return replace(
         base,

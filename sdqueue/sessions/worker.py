@@ -23,7 +23,7 @@ from sdqueue.sessions.stores.backlog import TurnBacklog
 from sdqueue.sessions.stores.memory import InMemorySessionStore
 from sdqueue.sessions.stores.null import NullSessionStore
 from sdqueue.sessions.stores.offers import offers
-from sdqueue.sessions.stores.store import SessionStore
+from sdqueue.sessions.stores.store import SessionStore, StartCounter, beginnings
 
 
 @dataclass
@@ -37,9 +37,10 @@ class _Idle:
 
 @dataclass(eq=False)
 class _Use:
-    """A session being worked on, and whether its agent may be kept afterwards."""
+    """A session being worked on, whether its agent may be kept afterwards, and whether it is to be forgotten."""
 
     keep: bool = True
+    forget: bool = False
 
 
 class SessionWorker:
@@ -92,6 +93,7 @@ class SessionWorker:
         # Asked once: to hold a store against a protocol costs more than much of a turn.
         self.backlog: TurnBacklog | None = self._store if offers(self._store, TurnBacklog) else None
         """The store as what keeps turns that wait; ``None`` where it cannot."""
+        self._starts = self._store if offers(self._store, StartCounter) else None
         self._leasing = leasing_for(self._store, self._lock_backend)
         # An agent kept in memory would remember what this store is there to forget.
         self._max_sessions = 0 if isinstance(self._store, NullSessionStore) else max_sessions
@@ -134,9 +136,14 @@ class SessionWorker:
                 try:
                     yield handle
                 except BaseException as error:
+                    lease.started = handle.started
                     await handle.abandon(error)
                     raise
+                lease.started = handle.started
                 record = await handle.finish()
+                if use.forget:
+                    await self._store.delete(session_id)
+                    return
                 if record is None:
                     record = handle.record
                 else:
@@ -147,17 +154,42 @@ class SessionWorker:
                     weights = handle.known_weights if record is handle.record else handle.weights
                     self._keep(session_id, _Idle(handle.kept_agent, record, weights))
 
+    async def count_start(self, session_id: str, turn_id: str) -> int:
+        """Count a start of the agent on a turn that :meth:`acquire` was not told of, or another one inside a block.
+
+        Returns:
+            Its number, as ``handle.attempt`` is one; 1 where the store cannot count starts.
+
+        Raises:
+            StoreUnavailable: the store cannot be reached.
+        """
+        if self._starts is None:
+            return 1
+        _, attempt = beginnings(await self._starts.begin(session_id, turn_id))
+        await self._starts.rewind_started(session_id, turn_id)
+        return attempt
+
     async def close_session(self, session_id: str, *, persist: bool = True) -> None:
-        """Drop the session's agent from memory; what is stored stays. Safe to call inside ``acquire``.
+        """Drop the session's agent from memory. Safe to call inside ``acquire``.
 
         Parameters:
             session_id: names the session; nothing happens where it is not in memory.
-            persist: accepted for superdialog's sake. Everything is saved when a block ends, so there is nothing left
-                to write or to throw away.
+            persist: with ``False`` the session is forgotten in the store too, so that nobody resumes what has come to
+                its end, wherever it is in memory. A block of this worker that is open does it when it ends well.
+                Otherwise nothing is left to be written: everything is saved when a block ends.
+
+        Raises:
+            LockLost, StoreUnavailable: the session could not be forgotten.
         """
         self._cache.pop(session_id, None)
-        for use in self._in_use.get(session_id, ()):
+        uses = self._in_use.get(session_id, ())
+        for use in uses:
             use.keep = False
+            use.forget = use.forget or not persist
+        if not persist and not uses:
+            async with self._lock_backend.acquire(session_id):
+                self._cache.pop(session_id, None)
+                await self._store.delete(session_id)
 
     async def _take_up(
         self,
@@ -188,7 +220,8 @@ class SessionWorker:
             self._choose(session, init)
             record = replace(record, route=session.route)  # a suspect is run from the record, by the same agent
         handle = SessionHandle(session, agent, record=record, build=partial(self._build, session))
-        handle.begun, handle.waiting, handle.refusal = lease.begun, lease.waiting, lease.refusal
+        handle.begun, handle.attempt = lease.begun, lease.attempt
+        handle.waiting, handle.refusal = lease.waiting, lease.refusal
         handle.limits, handle.known_weights = self._limits, weights
         if self._routes is not None:
             handle.choose_anew = partial(self._choose, session)

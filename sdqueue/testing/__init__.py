@@ -15,9 +15,11 @@ pytest.register_assert_rewrite(
             "broker_delivery",
             "broker_fixtures",
             "brokers",
+            "delta_logs",
             "inbox",
             "locks",
             "null",
+            "store_foreign",
             "store_refusals",
             "store_turns",
             "stores",
@@ -27,8 +29,16 @@ pytest.register_assert_rewrite(
 
 from sdqueue.testing.backlogs import TurnBacklogSuite  # noqa: E402  # after the line above
 from sdqueue.testing.brokers import BrokerSuite  # noqa: E402  # after the line above
+from sdqueue.testing.delta_logs import DeltaLogSuite  # noqa: E402  # after the line above
 from sdqueue.testing.locks import LockBackendSuite  # noqa: E402  # after the line above
 from sdqueue.testing.null import NullStoreSuite  # noqa: E402  # after the line above
 from sdqueue.testing.stores import SessionStoreSuite  # noqa: E402  # after the line above
 
-__all__ = ["BrokerSuite", "LockBackendSuite", "NullStoreSuite", "SessionStoreSuite", "TurnBacklogSuite"]
+__all__ = [
+    "BrokerSuite",
+    "DeltaLogSuite",
+    "LockBackendSuite",
+    "NullStoreSuite",
+    "SessionStoreSuite",
+    "TurnBacklogSuite",
+]

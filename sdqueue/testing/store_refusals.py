@@ -1,4 +1,4 @@
-"""The part of SessionStoreSuite that is about what is no record of ours: refused, damaged or foreign."""
+"""The part of SessionStoreSuite that is about what is no record: refused or damaged."""
 
 # ruff: noqa: D102 -- the names of the tests are their documentation
 
@@ -13,7 +13,7 @@ from sdqueue.agents import ChatMessage, FlowState
 from sdqueue.errors import RecordError, RecordTooNew
 from sdqueue.sessions.ring import Retention, TurnOutcome
 from sdqueue.sessions.stores.store import SessionStore
-from sdqueue.testing.records import UNJSON, ForeignContext, ForeignMessage, ForeignRecord, end, make_record
+from sdqueue.testing.records import UNJSON, make_record
 
 
 class RefusalCases:
@@ -66,41 +66,3 @@ class RefusalCases:
                 await store.load(session_id)
             await store.delete(session_id)
             assert await store.load(session_id) is None
-
-    # Records of superdialog's own worker
-
-    async def test_a_foreign_record_is_the_last_writer(self, store: SessionStore, session_id: str) -> None:
-        """It has no version, so it is saved on what is there; what it knows nothing of stays."""
-        record = make_record(
-            ["one"], agent_state={"a": 1}, created_at=1.0, metadata={"old": True}, seq=3, parked_by="t0", route="r"
-        )
-        record.flow_state = FlowState("node")
-        end(record, "t1", "r")
-        await store.save(session_id, record)
-        context = ForeignContext([ForeignMessage("user", "one"), ForeignMessage("assistant", "two")])
-        for version in (2, 3):
-            context.items.append(ForeignMessage("user", f"more {version}"))
-            foreign: Any = ForeignRecord(context, FlowState("other"), metadata={"new": True})
-            await store.save(session_id, foreign)
-            loaded = await store.load(session_id)
-            assert loaded is not None
-            assert [m.content for m in loaded.chat_ctx.items] == [m.content for m in context.items]
-            assert all(type(m) is ChatMessage for m in loaded.chat_ctx.items)
-            assert (loaded.version, loaded.created_at, loaded.last_turn_at) == (version, 1.0, 6.0)
-            assert (loaded.metadata, loaded.flow_state) == ({"new": True}, FlowState("other"))
-            assert (loaded.turns, loaded.agent_state) == (record.turns, {"a": 1})
-            assert (loaded.seq, loaded.parked_by, loaded.route) == (3, "t0", "r")
-
-    async def test_a_foreign_record_may_be_the_first(self, store: SessionStore, session_id: str) -> None:
-        foreign: Any = ForeignRecord(ForeignContext([ForeignMessage("user", "one")]))
-        await store.save(session_id, foreign)
-        loaded = await store.load(session_id)
-        assert loaded is not None
-        assert (loaded.version, loaded.created_at) == (1, 5.0)
-        assert loaded.chat_ctx.items == [ChatMessage("user", "one")]
-
-    async def test_what_is_no_record_is_refused(self, store: SessionStore, session_id: str) -> None:
-        nothing: Any = {"chat_ctx": []}
-        with pytest.raises(RecordError, match="dict"):
-            await store.save(session_id, nothing)
-        assert await store.load(session_id) is None

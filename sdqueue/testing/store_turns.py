@@ -12,7 +12,7 @@ from sdqueue.errors import VersionConflict
 from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.ring import Retention, TurnOutcome, TurnRing
 from sdqueue.sessions.stores.offers import offers
-from sdqueue.sessions.stores.store import SessionStore, TurnCounter
+from sdqueue.sessions.stores.store import SessionStore, StartCounter, TurnCounter, beginnings
 from sdqueue.testing.records import end, say
 
 
@@ -160,6 +160,29 @@ class TurnCases:
             await counter.rewind(session_id, "t1")
         await counter.rewind(session_id, "never begun")
         assert await counter.begin(session_id, "t1") == 1
+
+    async def test_what_was_taken_back_after_a_start_still_counts(self, store: SessionStore, session_id: str) -> None:
+        """So the numbers that a later start gets are greater than all before, and no turn is held for a poison."""
+        counter = self.counter(store)
+        if not offers(counter, StartCounter):
+            pytest.skip("this store does not count starts, which is optional")
+        numbers = []
+        for _ in range(3):
+            numbers.append(beginnings(await counter.begin(session_id, "t")))
+            await counter.rewind_started(session_id, "t")
+        assert numbers == [(1, 1), (1, 2), (1, 3)]
+        await counter.rewind_started(session_id, "t")  # nothing of it is begun: nothing is taken back
+        await counter.rewind(session_id, "t")
+        await counter.rewind_started(session_id, "never begun")
+        assert beginnings(await counter.begin(session_id, "never begun")) == (1, 1)
+        assert beginnings(await counter.begin(session_id, "t")) == (1, 4)
+        assert beginnings(await counter.begin(session_id, "t")) == (2, 5)
+        await counter.rewind(session_id, "t")
+        assert beginnings(await counter.begin(session_id, "t")) == (2, 5)
+        record = SessionRecord()
+        end(record, "t", "r")
+        await store.save(session_id, record)
+        assert await counter.begin(session_id, "t") == 1
 
     async def test_an_outcome_ends_beginnings(self, store: SessionStore, session_id: str) -> None:
         counter = self.counter(store)

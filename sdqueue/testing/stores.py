@@ -17,11 +17,12 @@ from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.stores.offers import offers
 from sdqueue.sessions.stores.store import RevisionCheck, SessionStore
 from sdqueue.testing.records import HOSTILE_IDS, end, make_record, say
+from sdqueue.testing.store_foreign import ForeignCases
 from sdqueue.testing.store_refusals import RefusalCases
 from sdqueue.testing.store_turns import TurnCases
 
 
-class SessionStoreSuite(TurnCases, RefusalCases):
+class SessionStoreSuite(TurnCases, RefusalCases, ForeignCases):
     """Every session store passes these. Derive from it, and give it your store by a fixture::
 
         class TestMyStore(SessionStoreSuite):

@@ -71,6 +71,21 @@ async def test_a_streamed_answer_is_printed_whole(place: Place) -> None:
     assert "".join(json.loads(r)["text"] for r in replies[:-1]) == json.loads(replies[-1])["text"] == "one two three"
 
 
+async def test_a_streamed_answer_is_followed_by_whoever_comes_late(place: Place) -> None:
+    await place.consumer("--agent", "agents:wordy")
+    await place.run("send", "u", "x", "--wait", "--stream", "--id", "t1")
+
+    assert (await place.run("follow", "u", "t1")).out == "one two three\n"
+    replies = (await place.run("follow", "u", "t1", "--json")).out.splitlines()
+    offset = json.loads(replies[0])["metadata"]["stream"]["offset"]
+    assert (await place.run("follow", "u", "t1", "--json", "--after", offset)).out.splitlines() == replies[1:]
+    missing = await place.run("follow", "u", "t2", "--timeout", "0.2")
+    assert (missing.code, missing.out) == (1, "")
+    assert "no stream of turn 't2'" in missing.err
+    wrong = await place.run("follow", "u", "t1", "--after", "x")
+    assert (wrong.code, "'x' is no offset" in wrong.err) == (1, True)
+
+
 async def test_a_first_signal_waits_for_running_turns_and_a_second_does_not(place: Place) -> None:
     """Given a turn that never ends, one SIGTERM waits for the grace period; two do not, and the turn is not lost."""
     consumer = await place.consumer("--agent", "agents:endless", "--grace-s", "600", "--name", "one")

@@ -9,11 +9,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
-from sdqueue.agents import ChatContext, ChatMessage, TurnResult, current_turn
+from sdqueue.agents import ChatContext, ChatMessage, StreamChunk, TurnResult, current_turn
 from sdqueue.brokers.broker import Message
 from sdqueue.brokers.sqlite import SQLiteBroker
 from sdqueue.brokers.topology import Topology
@@ -47,14 +47,29 @@ class Acting:
 
     async def turn(self, text: str, *, stream: bool = False) -> Any:
         word, _, rest = text.partition(" ")
-        act: Callable[[str], Awaitable[Any]] | None = getattr(self, f"_{word}", None)
+        act: Callable[[str], Awaitable[Any]] | None = getattr(self, f"_{word}", None) if word != "count" else None
         if act is not None and (result := await act(rest)) is not True:
             return result
         self._heard += 1
+        if word == "count":
+            self.chat_ctx.append(ChatMessage("user", text))
+            return self._count(rest)
         answer = f"{self._heard}. {text} in {os.getpid()}"
         self.chat_ctx.append(ChatMessage("user", text))
         self.chat_ctx.append(ChatMessage("assistant", answer))
         return answer
+
+    async def _count(self, marker: str) -> AsyncIterator[StreamChunk]:
+        """Count to five in pieces; where a file of that name does not exist, stop at three, say who it is, and wait."""
+        turn = current_turn()
+        assert turn is not None
+        for number in range(1, 6):
+            if number == 4 and marker and not Path(marker).exists():
+                Path(marker).write_text(str(os.getpid()))
+                await asyncio.Event().wait()
+            yield StreamChunk(f"{turn.attempt}:{number} ")
+            await asyncio.sleep(0.02)
+        yield StreamChunk(done=True)
 
     async def _die(self, code: str) -> None:
         os._exit(int(code))

@@ -29,10 +29,15 @@ from sdqueue.sessions import (
     Standing,
     TurnOutcome,
 )
+from sdqueue.sessions.stores.store import beginnings
+from sdqueue.streaming import DeltaLog
 
 PATIENCE_S = 30.0
 QUICK = RetryPolicy(max_attempts=3, first_s=0.01, longest_s=0.02)
 """Tests wait for events, not for a backoff."""
+
+WORKERS = ("lock_backend", "max_sessions", "history", "pool", "delta_log")
+"""What :class:`Member` takes besides options."""
 
 Act = Callable[["Puppet"], Awaitable[Any]]
 
@@ -230,6 +235,10 @@ class FaultyStore:
         await self._faults.reach("rewind")
         await self._store.rewind(session_id, turn_id)
 
+    async def rewind_started(self, session_id: str, turn_id: str) -> None:
+        await self._faults.reach("rewind")
+        await self._store.rewind_started(session_id, turn_id)
+
     async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[bool]:
         await self._faults.reach("defer")
         accepted = await self._store.defer(session_id, turns, limit=limit)
@@ -305,6 +314,7 @@ class Member:
         max_sessions: int = 1000,
         history: Sequence[HistoryPolicy] = (),
         pool: MemoryPool | None = None,
+        delta_log: DeltaLog | None = None,
     ) -> None:
         self.faults = Faults()
         self.watcher = Watcher()
@@ -318,7 +328,14 @@ class Member:
         )
         queues = stand.topology.turn_queues
         self.membership = None if pool is None else MemoryMembership(pool, queues, name=options.name)
-        self.consumer = Consumer(self.broker, self.worker, options, observer=self.watcher, membership=self.membership)
+        self.consumer = Consumer(
+            self.broker,
+            self.worker,
+            options,
+            observer=self.watcher,
+            membership=self.membership,
+            delta_log=delta_log,
+        )
         self._server = stand.server
 
     def cut_off(self) -> None:
@@ -368,9 +385,7 @@ class Stand:
         With a ``pool`` it shares the partitions with others of that pool.
         """
         agent = acts if callable(acts) else lambda: Puppet(acts)
-        worker = {
-            name: options.pop(name) for name in ("lock_backend", "max_sessions", "history", "pool") if name in options
-        }
+        worker = {name: options.pop(name) for name in WORKERS if name in options}
         known: dict[str, Any] = {"name": "tester", "retry": QUICK, "grace_s": 5.0}
         return Member(self, agent, ConsumerOptions(**known | options), **worker)
 
@@ -433,7 +448,8 @@ class Stand:
 
     def begun(self, session: str) -> dict[str, int]:
         """Beginnings without an end that the store has counted."""
-        return dict(self.store._begun.get(session, {}))
+        counts = {turn: beginnings(count)[0] for turn, count in self.store._begun.get(session, {}).items()}
+        return {turn: begun for turn, begun in counts.items() if begun}
 
     def _on_reply(self, delivery: Delivery) -> None:
         delivery.subscription.ack(delivery)

@@ -97,8 +97,10 @@ async def test_turns_of_one_child_have_nothing_of_each_other(stand: Stand) -> No
         await _suspect(stand, "b", "which")
         await stand.expect_reply("of b")
         assert await _answered_by(stand, await _suspect(stand, "c", "x")) == pid
-    assert stand.answers("a") == [f"a of a 1 {{'n': 1}} in {pid}"]
-    assert stand.answers("b") == [f"b of b 1 {{}} in {pid}"]
+    assert stand.answers("a") == [f"a of a 3 {{'n': 1}} in {pid}"], (
+        "its starts in the processes that died are not counted"
+    )
+    assert stand.answers("b") == [f"b of b 3 {{}} in {pid}"]
     assert stand.answers("c") == [f"1. x in {pid}"]
 
 

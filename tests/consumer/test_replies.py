@@ -1,15 +1,13 @@
-"""Replies: their ids, their way out, and the pieces of a streamed one."""
+"""Replies: their ids and their way out."""
 
 from __future__ import annotations
 
-import asyncio
-import json
 from typing import Any
 
 import pytest
 
 from sdqueue.agents import ToolCall, TurnResult
-from sdqueue.consumer.replies import Addressee, DeltaSender, make_reply
+from sdqueue.consumer.replies import Addressee, make_reply
 from sdqueue.errors import AgentResultError
 from sdqueue.messages import InboundTurn, OutboundReply
 from tests.consumer.stand import Puppet, Stand, in_pieces
@@ -76,74 +74,6 @@ async def test_replies_go_to_the_channel_that_the_turn_names(stand: Stand) -> No
     assert delivery.routing_key == f"slack.final.{stand.partition('s'):04d}"
     assert (delivery.message.message_id, delivery.message.correlation_id) == (f"{turn}:0", turn)
     assert delivery.message.content_type == "application/json"
-
-
-# Deltas
-
-
-class Line:
-    """Where deltas go; each waits to be let through."""
-
-    def __init__(self) -> None:
-        self.sent: list[tuple[int, str]] = []
-        self.open = asyncio.Event()
-        self.error: Exception | None = None
-
-    def body(self, index: int, text: str) -> str:
-        return json.dumps([index, text])
-
-    async def send(self, body: str) -> None:
-        await self.open.wait()
-        if self.error:
-            raise self.error
-        index, text = json.loads(body)
-        self.sent.append((index, text))
-
-
-async def test_pieces_that_come_while_one_is_under_way_go_out_together() -> None:
-    line = Line()
-    deltas = DeltaSender(line.send, line.body)
-    for piece in "abc":
-        deltas.push(piece)
-    await asyncio.sleep(0)
-    for piece in "def":
-        deltas.push(piece)
-    line.open.set()
-    await deltas.finish()
-    deltas.push("g")
-    await deltas.finish()
-    assert line.sent == [(0, "abc"), (1, "def"), (2, "g")]
-
-
-async def test_after_an_abort_nothing_is_sent_whoever_goes_on_talking() -> None:
-    """The interleaving: an agent ignores its cancellation, its attempt is over, and it yields another piece."""
-    line = Line()
-    deltas = DeltaSender(line.send, line.body)
-    deltas.push("a")
-    await asyncio.sleep(0)
-    await deltas.abort()
-    line.open.set()
-    deltas.push("b")
-    await asyncio.sleep(0)
-    assert line.sent == []
-
-    silent = DeltaSender(line.send, line.body)
-    await silent.abort()
-    silent.push("c")
-    for _ in range(3):
-        await asyncio.sleep(0)
-    assert line.sent == []
-
-
-async def test_a_delta_that_cannot_be_sent_fails_the_attempt() -> None:
-    line = Line()
-    line.open.set()
-    line.error = ValueError("no JSON")
-    deltas = DeltaSender(line.send, line.body)
-    deltas.push("a")
-    with pytest.raises(ValueError, match="no JSON"):
-        await deltas.finish()
-    await deltas.abort()
 
 
 async def test_a_stream_of_half_characters_fails_its_turn_only(stand: Stand) -> None:

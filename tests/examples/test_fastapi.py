@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from tests.examples.served import application, consumer
+
+
+async def read(http: httpx.AsyncClient, method: str, **request: Any) -> list[dict[str, str]]:
+    """The events of a stream, each with its fields."""
+    async with http.stream(method, "/turn/stream", **request) as answer:
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        blocks = (await answer.aread()).decode().replace("\r\n", "\n").strip("\n").split("\n\n")
+    return [dict(line.split(": ", 1) for line in block.splitlines()) for block in blocks]
 
 
 async def test_sessions_of_the_application_survive_its_restart_and_know_nothing_of_each_other(tmp_path: Path) -> None:
@@ -46,17 +55,19 @@ async def test_the_same_through_the_queue(amqp_url: str, redis_url: str, namespa
         first, again = [await http.post("/turn", json=said, headers={"Idempotency-Key": "t1"}) for _ in range(2)]
         assert first.json() == again.json() == {"reply": "I will remember that your name is Ada.", "turn_id": "t1"}
 
-        events: list[tuple[str, str]] = []
-        async with http.stream("POST", "/turn/stream", json={"text": "what is my name?", "session_id": "u"}) as answer:
-            assert answer.headers["content-type"].startswith("text/event-stream")
-            async for line in answer.aiter_lines():
-                if line.startswith("event:"):
-                    events.append((line.removeprefix("event: "), ""))
-                elif line.startswith("data:"):
-                    events[-1] = (events[-1][0], events[-1][1] + line.removeprefix("data: "))
-        assert [kind for kind, _ in events] == ["delta"] * (len(events) - 1) + ["final"]
+        question = {"text": "what is my name?", "session_id": "u"}
+        events = await read(http, "POST", json=question, headers={"Idempotency-Key": "t2"})
+        assert [event["event"] for event in events] == ["delta"] * (len(events) - 1) + ["final"]
         assert len(events) > 1
-        assert "".join(text for _, text in events[:-1]) == events[-1][1] == "Your name is Ada."
+        assert "".join(event["data"] for event in events[:-1]) == events[-1]["data"] == "Your name is Ada."
+
+        # When another page asks for it, from the beginning or from where it was
+        whose = {"session_id": "u", "turn_id": "t2"}
+        assert await read(http, "GET", params=whose) == events
+        last = {"Last-Event-ID": events[0]["id"]}
+        assert await read(http, "GET", params=whose, headers=last) == events[1:]
+        gone = await read(http, "GET", params=whose | {"turn_id": "long ago"}, headers=last)
+        assert [event["event"] for event in gone] == ["error"]
 
         wrong = await http.post("/turn", json={"text": "x", "session_id": "a\u0000b"})
         assert wrong.status_code == 422

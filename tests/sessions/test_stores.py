@@ -1,4 +1,4 @@
-"""The local session stores where others use them: several processes at once, and superdialog's own worker."""
+"""The local session stores in several processes at once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import Any
 import pytest
 
 import sdqueue
-from sdqueue.agents import ChatContext, ChatMessage
-from sdqueue.sessions.locks import AsyncioLockBackend
 from sdqueue.sessions.stores import FileSessionStore, InMemorySessionStore, SQLiteSessionStore
 from sdqueue.testing.records import say
 
@@ -105,46 +103,6 @@ async def test_a_killed_writer_leaves_a_whole_record(tmp_path: Path, kind: str) 
         assert len(record.chat_ctx.items) == 2 * record.version == 2 * len(list(record.turns))
         say(record, "and on")
         await store.save("s", record)
-    await store.aclose()
-
-
-class _Brain:
-    """An agent as superdialog wants it: a list of messages."""
-
-    def __init__(self, message: type) -> None:
-        self.chat_ctx: Any = ChatContext()
-        self._message = message
-
-    def load_chat_ctx(self, ctx: Any) -> None:
-        self.chat_ctx = ctx
-
-    def assist(self, text: str) -> None:
-        self.chat_ctx.items.append(self._message("system", text))
-
-    async def turn(self, text: str, *, stream: bool = False) -> str:
-        self.chat_ctx.items.append(self._message("user", text))
-        return str(len(self.chat_ctx.items))
-
-
-@pytest.mark.parametrize("kind", ["memory", "file", "sqlite"])
-async def test_stores_work_in_superdialogs_own_worker(
-    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A drop-in: every turn in a new worker, as in another process, and the conversation goes on."""
-    monkeypatch.setenv("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # its import asks the network otherwise
-    session = pytest.importorskip("superdialog.session", reason="superdialog is not installed")
-    context = pytest.importorskip("superdialog.chat_context")
-    store = _open(kind, str(tmp_path / "sessions"))
-    for n in range(1, 4):
-        worker = session.SessionWorker(
-            agent_factory=lambda: _Brain(context.ChatMessage), store=store, lock_backend=AsyncioLockBackend()
-        )
-        async with worker.acquire("s") as handle:
-            assert await handle.turn(f"hello {n}") == str(n)
-    record = await store.load("s")
-    assert record is not None
-    assert record.version == 3
-    assert record.chat_ctx.items == [ChatMessage("user", f"hello {n}") for n in range(1, 4)]
     await store.aclose()
 
 

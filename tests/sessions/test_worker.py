@@ -191,9 +191,60 @@ async def test_close_session_by_another_task_drops_the_agent_when_its_block_ends
     worker = SessionWorker(agent_factory=Plain, store=store)
     async with worker.acquire("s") as handle:
         await handle.turn("one")
-        await asyncio.create_task(worker.close_session("s", persist=False))
+        await asyncio.create_task(worker.close_session("s"))
     assert worker.cache_size == 0
     assert await said(store) == dialog("one")
+
+
+async def test_close_session_without_persist_forgets_a_session_wherever_it_is_in_memory(store: LookingStore) -> None:
+    """superdialog 0.3: a conversation that has come to its end must not be resumed."""
+    here, elsewhere = (SessionWorker(agent_factory=Plain, store=store) for _ in "ab")
+    await take(here, "one", "goodbye")
+    for worker in (here, elsewhere):
+        await take(worker, "one")
+        await worker.close_session("s", persist=False)
+        assert await said(store) is None
+        assert worker.cache_size == 0
+    await take(here, "again")
+    assert await said(store) == dialog("again")
+
+
+async def test_close_session_without_persist_inside_the_block_forgets_the_session_with_it(store: LookingStore) -> None:
+    worker = SessionWorker(agent_factory=Plain, store=store)
+    await take(worker, "one")
+    async with asyncio.timeout(5), worker.acquire("s") as handle:
+        await handle.turn("goodbye")
+        await worker.close_session("s", persist=False)
+    assert await said(store) is None
+    assert worker.cache_size == 0
+    assert not worker._in_use
+
+
+async def test_a_block_that_fails_forgets_nothing(store: LookingStore) -> None:
+    worker = SessionWorker(agent_factory=Plain, store=store)
+    await take(worker, "one")
+
+    async def close_and_fail() -> None:
+        async with worker.acquire("s"):
+            await worker.close_session("s", persist=False)
+            raise ModelDown
+
+    with pytest.raises(ModelDown):
+        await close_and_fail()
+    assert await said(store) == dialog("one")
+
+
+async def test_close_session_without_persist_waits_for_whoever_works_on_the_session(store: LookingStore) -> None:
+    """Another worker is in the middle of a turn: it ends, is saved, and is forgotten then."""
+    locks = AsyncioLockBackend()
+    busy, closing = (SessionWorker(agent_factory=Plain, store=store, lock_backend=locks) for _ in "ab")
+    async with busy.acquire("s") as handle:
+        forgetting = asyncio.create_task(closing.close_session("s", persist=False))
+        await asyncio.sleep(0)
+        await handle.turn("one")
+    await forgetting
+    assert store.saves == ["s"]
+    assert await said(store) is None
 
 
 async def test_close_session_of_an_unknown_session_does_nothing(store: LookingStore) -> None:

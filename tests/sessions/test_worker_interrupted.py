@@ -106,7 +106,7 @@ async def test_a_second_error_while_cleaning_up_does_not_hide_the_first() -> Non
     async def away(session_id: str, turn_id: str) -> None:
         raise StoreUnavailable("away")
 
-    store.rewind = away  # type: ignore[method-assign]
+    store.rewind_started = away  # type: ignore[method-assign]
     worker = SessionWorker(agent_factory=Plain, store=store)
 
     async def fail() -> None:

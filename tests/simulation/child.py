@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import json
+from collections.abc import Callable
 from typing import Any, Self
 
 from sdqueue.agents import load_agent_factory
@@ -45,10 +47,18 @@ class SimulatedChild:
         """Whether it has not died."""
         return not self._process.dead
 
-    async def ask(self, request: str, *, timeout: float) -> dict[str, Any]:
+    async def ask(
+        self, request: str, *, timeout: float, on_said: Callable[[str], None] | None = None
+    ) -> dict[str, Any]:
         """Let it run a turn."""
         self.used = True
-        task = self._process.start(isolated.answer(self._agent, json.loads(request)))
+        parent = contextvars.copy_context()  # who hears it is another process than who says it
+
+        def say(text: str) -> None:
+            if on_said is not None:
+                asyncio.get_running_loop().call_soon(on_said, text, context=parent)
+
+        task = self._process.start(isolated.answer(self._agent, json.loads(request), say))
         try:
             await asyncio.wait({task, self._process.died}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         except asyncio.CancelledError:

@@ -6,9 +6,8 @@ import secrets
 from collections.abc import Sequence
 
 from sdqueue.errors import RecordCorrupt
-from sdqueue.sessions import codec
 from sdqueue.sessions.redis.keys import LEASE_KEYS, KeySpace
-from sdqueue.sessions.redis.records import refusal, turn_bytes
+from sdqueue.sessions.redis.records import turn_bytes
 from sdqueue.sessions.redis.scripts import (
     BACKLOGGED,
     DEFER,
@@ -20,7 +19,9 @@ from sdqueue.sessions.redis.scripts import (
     ScriptRunner,
 )
 from sdqueue.sessions.ring import Retention, TurnOutcome
+from sdqueue.sessions.sealing.seal import Sealing
 from sdqueue.sessions.stores.backlog import REFUSALS, Deferred, Standing
+from sdqueue.sessions.stores.sealed_turns import open_refusal, open_turns, seal_refusal, seal_turns
 
 
 class RedisBacklog:
@@ -32,11 +33,13 @@ class RedisBacklog:
 
     _keys: KeySpace
     _scripts: ScriptRunner
+    _sealing: Sealing
     _ttl_ms: int
 
     async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[bool]:
         """See :meth:`TurnBacklog.defer <sdqueue.sessions.stores.backlog.TurnBacklog.defer>`."""
-        parts = [part for turn in turns for part in (turn_bytes(turn.turn_id), turn.body)]
+        sealed = await seal_turns(self._sealing, session_id, turns)
+        parts = [part for turn in sealed for part in (turn_bytes(turn.turn_id), turn.body)]
         args = (limit, self._ttl_ms, len(turns), *parts)
         kept = [answer == 1 for answer in await self._scripts.call(DEFER, self._keys.session(session_id), args)]
         # After the turns, so that nobody can find the backlog empty and the session listed for it. Also where all
@@ -47,6 +50,14 @@ class RedisBacklog:
 
     async def deferred(self, session_id: str, *, after: int = 0, count: int) -> list[Deferred]:
         """See :meth:`TurnBacklog.deferred <sdqueue.sessions.stores.backlog.TurnBacklog.deferred>`."""
+        while True:
+            turns = await self._deferred(session_id, after, count)
+            opened, erased = await open_turns(self._sealing, session_id, turns)
+            if not erased:
+                return opened
+            await self.undefer(session_id, erased)
+
+    async def _deferred(self, session_id: str, after: int, count: int) -> list[Deferred]:
         found = await self._scripts.call(DEFERRED, self._keys.session(session_id), (after, count))
         if any(len(turn) < 3 for turn in found):
             raise RecordCorrupt(
@@ -64,16 +75,17 @@ class RedisBacklog:
         """See :meth:`TurnBacklog.standing <sdqueue.sessions.stores.backlog.TurnBacklog.standing>`."""
         keys = self._keys.session(session_id)[:LEASE_KEYS]
         waiting, refused = await self._scripts.call(STANDING, keys, (turn_bytes(turn_id),))
-        return Standing(waiting, refusal(session_id, refused))
+        return Standing(waiting, await open_refusal(self._sealing, session_id, turn_id, refused))
 
     async def refuse(self, session_id: str, outcome: TurnOutcome, *, retention: Retention) -> TurnOutcome | None:
         """See :meth:`TurnBacklog.refuse <sdqueue.sessions.stores.backlog.TurnBacklog.refuse>`."""
-        with codec.naming(session_id):
-            text = codec.encode_outcome(outcome)
+        text = await seal_refusal(self._sealing, session_id, outcome)
         horizon = outcome.at - retention.ids_s
         args = (turn_bytes(outcome.turn_id), repr(outcome.at), text, repr(horizon), REFUSALS, self._ttl_ms)
         kept = await self._scripts.call(REFUSE, self._keys.session(session_id), args)
-        return None if kept is None else refusal(session_id, kept)
+        if kept is None:
+            return None
+        return await open_refusal(self._sealing, session_id, outcome.turn_id, kept) or outcome
 
     async def backlogged(self) -> dict[str, str]:
         """See :meth:`TurnBacklog.backlogged <sdqueue.sessions.stores.backlog.TurnBacklog.backlogged>`."""

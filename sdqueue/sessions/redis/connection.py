@@ -237,6 +237,8 @@ _REDIRECTIONS: Final = (redis_errors.MovedError, redis_errors.AskError, redis_er
 
 
 def _first_key(command: Command) -> Any:
+    if command[0] == "XREAD":
+        return command[command.index("STREAMS") + 1]
     return command[3] if command[0] in ("EVALSHA", "EVAL") else command[1]
 
 

@@ -53,6 +53,20 @@ class KeySpace:
         stem = b"%b:{%b}:" % (self._prefix, session_id.encode("utf-8", "surrogatepass") or b"%")
         return tuple([stem + part for part in _PARTS])
 
+    def stream(self, session_id: str, turn_id: str) -> bytes:
+        """The log of a turn's streamed answer, in the session's slot."""
+        stem = self.session(session_id)[0].removesuffix(_PARTS[0])
+        return b"%bstream:%b" % (stem, turn_id.encode("utf-8", "surrogatepass"))
+
+    def wrapped(self, session_id: str) -> bytes:
+        """The session's wrapped key, in the same slot as the others."""
+        return self.session(session_id)[0].removesuffix(b"lock") + b"key"
+
+    @property
+    def wrapped_index(self) -> bytes:
+        """The sessions that have a wrapped key, by the last use of it."""
+        return b"%b:keys" % self._prefix
+
     def alive(self, owner: bytes) -> bytes:
         """Exists while the process of this lock owner lives."""
         return b"%b:alive:%b" % (self._prefix, owner)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sdqueue.errors import RecordCorrupt, VersionConflict
 from sdqueue.sessions import codec
 from sdqueue.sessions.record import SessionRecord, Stored
-from sdqueue.sessions.ring import TurnOutcome, TurnRing
+from sdqueue.sessions.ring import TurnRing
+from sdqueue.sessions.sealing.seal import PLAIN, Seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +30,15 @@ class Saving:
     fresh: int
 
     @classmethod
-    def of(cls, session_id: str, record: SessionRecord, ttl_ms: int, *, whole: bool = False) -> Saving:
+    def of(
+        cls, session_id: str, record: SessionRecord, ttl_ms: int, *, seal: Seal = PLAIN, whole: bool = False
+    ) -> Saving:
         """The save of a record.
 
         Parameters:
+            session_id, record: what to save.
+            ttl_ms: the life of its keys.
+            seal: seals its parts.
             whole: write everything, where the store lacks what it should have.
 
         Raises:
@@ -40,12 +46,16 @@ class Saving:
         """
         expected, items, ring, successor = record.stored, record.chat_ctx.items, record.turns, record.successor()
         saved = successor.stored
+        if seal.key_id != expected.sealed_by:
+            saved, whole = replace(saved, sealed_by=seal.key_id), True
         kept = 0 if whole or not expected.version or expected.items > len(items) else expected.items
         with codec.naming(session_id):
-            head = codec.encode_head(successor)
-            messages = [codec.encode_message(message) for message in items[kept:]]
+            head = seal.seal("head", codec.encode_head(successor))
+            messages = [
+                seal.seal("message", codec.encode_message(message), n) for n, message in enumerate(items[kept:], kept)
+            ]
             args = [expected.revision, saved.revision, head, len(items), ttl_ms, kept, len(messages), *messages]
-            args += _ring_args(ring, whole=whole or not expected.version or not ring.known)
+            args += _ring_args(ring, seal, whole=whole or not expected.version or not ring.known)
         return cls(session_id, args, expected, saved, len(ring.fresh))
 
     def finish(self, record: SessionRecord, answer: bytes) -> bool:
@@ -63,7 +73,7 @@ class Saving:
         raise VersionConflict(self.session_id, expected=self.expected.version, found=int(found) or None)
 
 
-def _ring_args(ring: TurnRing, *, whole: bool) -> list[Any]:
+def _ring_args(ring: TurnRing, seal: Seal, *, whole: bool) -> list[Any]:
     rows: list[Any] = []
     count = 0
     for outcome in ring if whole else ring.fresh:
@@ -71,7 +81,8 @@ def _ring_args(ring: TurnRing, *, whole: bool) -> list[Any]:
         if now is not None:
             if now is not outcome:
                 continue  # replaced since; the later one comes
-            rows += [turn_bytes(now.turn_id), repr(float(now.at)), codec.encode_outcome(now)]
+            text = seal.seal_outcome(now.turn_id, codec.encode_outcome(now))
+            rows += [turn_bytes(now.turn_id), repr(float(now.at)), text]
         elif outcome.turn_id in ring.ids:
             rows += [turn_bytes(outcome.turn_id), repr(float(ring.ids[outcome.turn_id])), b""]
         else:
@@ -82,36 +93,27 @@ def _ring_args(ring: TurnRing, *, whole: bool) -> list[Any]:
     return [int(whole), len(ring.outcomes), remembered, count, *rows, len(ended), *ended]
 
 
-def refusal(session_id: str, outcome: bytes) -> TurnOutcome | None:
-    """The outcome of a refused turn from the reply of ``standing``; ``None`` where it was not refused.
-
-    Raises:
-        RecordError: it cannot be read.
-    """
-    if not outcome:
-        return None
-    with codec.naming(session_id):
-        return codec.decode_outcome(outcome)
-
-
 def turn_bytes(turn_id: str) -> bytes:
     """A turn id, or a session's, as Redis keeps it. Lone surrogates are legal in JSON, so they can get this far."""
     return turn_id.encode("utf-8", "surrogatepass")
 
 
-def decode(session_id: str, reply: list[Any]) -> SessionRecord | None:
-    """The record of the reply of ``load``; ``None`` where there is none.
+def decode(session_id: str, reply: list[Any], seal: Seal) -> SessionRecord:
+    """The record of the reply of ``load``.
+
+    Parameters:
+        session_id: the session.
+        reply: has one.
+        seal: opens its parts.
 
     Raises:
         RecordError: it cannot be read.
     """
-    if reply[0] == b"":
-        return None
     with codec.naming(session_id):
         revision, head, items, history, turns, ids = reply
         if head is None or items is None:
             raise RecordCorrupt("the stored session record is damaged: it has no head")
-        record = codec.decode_parts(head, history, turns)
+        record = codec.decode_parts(seal.open("head", head), seal.open_messages(history), seal.open_outcomes(turns))
         found = record.stored.revision.encode("utf-8", "surrogatepass")
         if len(history) != int(items) or found != revision:
             raise RecordCorrupt(
@@ -123,4 +125,5 @@ def decode(session_id: str, reply: list[Any]) -> SessionRecord | None:
             (member.decode("utf-8", "surrogatepass"), float(at)) for member, at in zip(ids[::2], ids[1::2], strict=True)
         ]
         record.turns.ids = {turn_id: at for turn_id, at in pairs if turn_id not in known}
+    record.stored = replace(record.stored, sealed_by=seal.key_id)
     return record

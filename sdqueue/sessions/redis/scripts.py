@@ -47,6 +47,7 @@ RENEW: Final = Script("keys", "renew")
 LOAD: Final = Script("keys", "record", "load")
 SAVE: Final = Script("keys", "record", "save")
 DELETE: Final = Script("keys", "delete")
+DISCARD: Final = Script("keys", "discard")
 BEGIN: Final = Script("keys", "record", "begin")
 REWIND: Final = Script("keys", "record", "rewind")
 LEASE: Final = Script("keys", "lock", "record", "backlog", "lease")
@@ -59,6 +60,7 @@ STANDING: Final = Script("keys", "backlog", "standing")
 REFUSE: Final = Script("keys", "backlog", "refuse")
 BACKLOGGED: Final = Script("backlogged")
 UNLIST: Final = Script("unlist")
+KEYSWAP: Final = Script("keyswap")
 
 
 class ScriptRunner:

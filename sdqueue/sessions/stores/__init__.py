@@ -6,7 +6,7 @@ from sdqueue.sessions.stores.memory import InMemorySessionStore
 from sdqueue.sessions.stores.null import NullSessionStore
 from sdqueue.sessions.stores.redis import RedisSessionStore
 from sdqueue.sessions.stores.sqlite import SQLiteSessionStore
-from sdqueue.sessions.stores.store import RevisionCheck, SessionStore, TurnCounter
+from sdqueue.sessions.stores.store import RevisionCheck, SessionStore, StartCounter, TurnCounter
 
 __all__ = [
     "Deferred",
@@ -18,6 +18,7 @@ __all__ = [
     "SQLiteSessionStore",
     "SessionStore",
     "Standing",
+    "StartCounter",
     "TurnBacklog",
     "TurnCounter",
 ]

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Final
 
 from sdqueue.errors import RecordCorrupt
-from sdqueue.sessions import codec
 from sdqueue.sessions.locks.file import safe_name
 from sdqueue.sessions.ring import Retention, TurnOutcome
+from sdqueue.sessions.sealing.seal import Seal, Sealing
 from sdqueue.sessions.stores.backlog import REFUSALS, Deferred, Standing
+from sdqueue.sessions.stores.sealed_turns import open_refusal, open_turns, seal_refusal, seal_turns
 from sdqueue.sessions.stores.session_folder import SessionFolder, sync, write_whole
 from sdqueue.sessions.stores.turn_folder import Entry, TurnFolder
 
@@ -32,14 +33,21 @@ class FileBacklog:
     """
 
     _files: SessionFolder
+    _sealing: Sealing
 
     async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[bool]:
         """See :meth:`TurnBacklog.defer <sdqueue.sessions.stores.backlog.TurnBacklog.defer>`."""
-        return await asyncio.to_thread(self._defer, session_id, list(turns), limit)
+        sealed = await seal_turns(self._sealing, session_id, turns)
+        return await asyncio.to_thread(self._defer, session_id, sealed, limit)
 
     async def deferred(self, session_id: str, *, after: int = 0, count: int) -> list[Deferred]:
         """See :meth:`TurnBacklog.deferred <sdqueue.sessions.stores.backlog.TurnBacklog.deferred>`."""
-        return await asyncio.to_thread(self._deferred, session_id, after, count)
+        while True:
+            turns = await asyncio.to_thread(self._deferred, session_id, after, count)
+            opened, erased = await open_turns(self._sealing, session_id, turns)
+            if not erased:
+                return opened
+            await self.undefer(session_id, erased)
 
     async def undefer(self, session_id: str, turn_ids: Sequence[str]) -> None:
         """See :meth:`TurnBacklog.undefer <sdqueue.sessions.stores.backlog.TurnBacklog.undefer>`."""
@@ -47,13 +55,18 @@ class FileBacklog:
 
     async def standing(self, session_id: str, turn_id: str) -> Standing:
         """See :meth:`TurnBacklog.standing <sdqueue.sessions.stores.backlog.TurnBacklog.standing>`."""
-        return await asyncio.to_thread(self._standing, session_id, turn_id)
+        waiting, refused = await asyncio.to_thread(self._standing, session_id, turn_id)
+        return Standing(waiting, await open_refusal(self._sealing, session_id, turn_id, refused))
 
     async def refuse(self, session_id: str, outcome: TurnOutcome, *, retention: Retention) -> TurnOutcome | None:
         """See :meth:`TurnBacklog.refuse <sdqueue.sessions.stores.backlog.TurnBacklog.refuse>`."""
-        with codec.naming(session_id):
-            text = codec.encode_outcome(outcome)
-        return await asyncio.to_thread(self._refuse, session_id, outcome, text, outcome.at - retention.ids_s)
+        text = await seal_refusal(self._sealing, session_id, outcome)
+        seal = await self._sealing.writing(session_id)
+        horizon = outcome.at - retention.ids_s
+        kept = await asyncio.to_thread(self._refuse, session_id, outcome, text.encode(), horizon, seal)
+        if kept is None:
+            return None
+        return await open_refusal(self._sealing, session_id, outcome.turn_id, kept) or outcome
 
     async def backlogged(self) -> dict[str, str]:
         """See :meth:`TurnBacklog.backlogged <sdqueue.sessions.stores.backlog.TurnBacklog.backlogged>`."""
@@ -67,7 +80,7 @@ class FileBacklog:
         """See :meth:`TurnBacklog.unlist <sdqueue.sessions.stores.backlog.TurnBacklog.unlist>`."""
         await asyncio.to_thread(self._unlist, session_id, mark)
 
-    def _has_ended(self, session_id: str, turn_id: str) -> bool:
+    def _has_ended(self, session_id: str, turn_id: str, seal: Seal) -> bool:
         """Whether the session's record knows how this turn ended."""
         raise NotImplementedError
 
@@ -114,14 +127,14 @@ class FileBacklog:
             folder, names = self._turns(session_id), set(map(safe_name, turn_ids))
             folder.remove(entry for entry in folder.entries() if entry.turn in names)
 
-    def _standing(self, session_id: str, turn_id: str) -> Standing:
+    def _standing(self, session_id: str, turn_id: str) -> tuple[int, bytes | None]:
         with self._files.trouble():
-            return Standing(self._turns(session_id).count(), self._refusal(session_id, turn_id))
+            return self._turns(session_id).count(), self._refusal(session_id, turn_id)
 
-    def _refuse(self, session_id: str, outcome: TurnOutcome, text: str, horizon: float) -> TurnOutcome | None:
+    def _refuse(self, session_id: str, outcome: TurnOutcome, text: bytes, horizon: float, seal: Seal) -> bytes | None:
         with self._files.trouble(), self._files.alone(session_id):
             turn_id = outcome.turn_id
-            if self._turns(session_id).find(turn_id) or self._has_ended(session_id, turn_id):
+            if self._turns(session_id).find(turn_id) or self._has_ended(session_id, turn_id, seal):
                 return None
             first = self._refusal(session_id, turn_id)
             if first is not None:
@@ -129,22 +142,18 @@ class FileBacklog:
             if self._has_begun(session_id, turn_id):
                 return None
             folder = self._refusals(session_id)
-            folder.add([(Entry.of(_microseconds(outcome.at), turn_id), text.encode())])
+            folder.add([(Entry.of(_microseconds(outcome.at), turn_id), text)])
             excess, oldest = folder.count() - REFUSALS, _microseconds(horizon)
             old = itertools.takewhile(
                 lambda each: each[0] < excess or each[1].number < oldest, enumerate(folder.entries())
             )
             folder.remove(entry for _, entry in old)
-            return outcome
+            return text
 
-    def _refusal(self, session_id: str, turn_id: str) -> TurnOutcome | None:
+    def _refusal(self, session_id: str, turn_id: str) -> bytes | None:
         folder = self._refusals(session_id)
         entry = folder.find(turn_id)
-        content = None if entry is None else folder.read(entry)
-        if content is None:
-            return None
-        with codec.naming(session_id):
-            return codec.decode_outcome(content)
+        return None if entry is None else folder.read(entry)
 
     def _backlogged(self) -> dict[str, str]:
         found: dict[str, str] = {}

@@ -7,24 +7,28 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from sdqueue.sessions import codec
 from sdqueue.sessions.ring import Retention, TurnOutcome
+from sdqueue.sessions.sealing.seal import Sealing
 from sdqueue.sessions.stores.backlog import REFUSALS, Deferred, Standing
+from sdqueue.sessions.stores.sealed_turns import open_refusal, open_turns, seal_refusal, seal_turns
 
 
 class MemoryBacklog:
     """The part of :class:`~sdqueue.InMemorySessionStore` that is a :class:`~sdqueue.TurnBacklog`."""
 
+    _sealing: Sealing
+
     def __init__(self) -> None:
         self._deferred: dict[str, dict[str, Deferred]] = {}
-        self._refused: dict[str, dict[str, TurnOutcome]] = {}
+        self._refused: dict[str, dict[str, tuple[float, str]]] = {}
         self._marks: dict[str, str] = {}
         self._positions: Iterator[int] = itertools.count(1)
 
     async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[bool]:
         """See :meth:`TurnBacklog.defer <sdqueue.sessions.stores.backlog.TurnBacklog.defer>`."""
+        sealed = await seal_turns(self._sealing, session_id, turns)
         waiting, refused = self._deferred.get(session_id, {}), self._refused.get(session_id, {})
-        for turn in turns:
+        for turn in sealed:
             if turn.turn_id not in waiting and turn.turn_id not in refused and len(waiting) < limit:
                 waiting[turn.turn_id] = replace(turn, position=next(self._positions))
         kept = [turn.turn_id in waiting for turn in turns]
@@ -35,8 +39,13 @@ class MemoryBacklog:
 
     async def deferred(self, session_id: str, *, after: int = 0, count: int) -> list[Deferred]:
         """See :meth:`TurnBacklog.deferred <sdqueue.sessions.stores.backlog.TurnBacklog.deferred>`."""
-        waiting = self._deferred.get(session_id, {}).values()
-        return list(itertools.islice((turn for turn in waiting if turn.position > after), count))
+        while True:
+            waiting = self._deferred.get(session_id, {}).values()
+            turns = list(itertools.islice((turn for turn in waiting if turn.position > after), count))
+            opened, erased = await open_turns(self._sealing, session_id, turns)
+            if not erased:
+                return opened
+            await self.undefer(session_id, erased)
 
     async def undefer(self, session_id: str, turn_ids: Sequence[str]) -> None:
         """See :meth:`TurnBacklog.undefer <sdqueue.sessions.stores.backlog.TurnBacklog.undefer>`."""
@@ -48,13 +57,13 @@ class MemoryBacklog:
 
     async def standing(self, session_id: str, turn_id: str) -> Standing:
         """See :meth:`TurnBacklog.standing <sdqueue.sessions.stores.backlog.TurnBacklog.standing>`."""
-        refusal = self._refused.get(session_id, {}).get(turn_id)
-        return Standing(len(self._deferred.get(session_id, ())), refusal)
+        waiting = len(self._deferred.get(session_id, ()))
+        _, refused = self._refused.get(session_id, {}).get(turn_id, (0.0, None))
+        return Standing(waiting, await open_refusal(self._sealing, session_id, turn_id, refused))
 
     async def refuse(self, session_id: str, outcome: TurnOutcome, *, retention: Retention) -> TurnOutcome | None:
         """See :meth:`TurnBacklog.refuse <sdqueue.sessions.stores.backlog.TurnBacklog.refuse>`."""
-        with codec.naming(session_id):
-            codec.encode_outcome(outcome)
+        text = await seal_refusal(self._sealing, session_id, outcome)
         turn_id = outcome.turn_id
         if turn_id in self._deferred.get(session_id, ()) or self._has_ended(session_id, turn_id):
             return None
@@ -62,10 +71,10 @@ class MemoryBacklog:
             return None
         refused = self._refused.setdefault(session_id, {})
         if turn_id in refused:
-            return refused[turn_id]
-        refused[turn_id] = outcome
+            return await open_refusal(self._sealing, session_id, turn_id, refused[turn_id][1]) or outcome
+        refused[turn_id] = outcome.at, text
         horizon = outcome.at - retention.ids_s
-        while len(refused) > REFUSALS or next(iter(refused.values())).at < horizon:
+        while len(refused) > REFUSALS or next(iter(refused.values()))[0] < horizon:
             del refused[next(iter(refused))]
         return outcome
 

@@ -12,9 +12,11 @@ from sdqueue.sessions.redis.backlog import RedisBacklog
 from sdqueue.sessions.redis.connection import connect
 from sdqueue.sessions.redis.keys import RECORD_KEYS, Keys, KeySpace
 from sdqueue.sessions.redis.lease import RedisLeasing
-from sdqueue.sessions.redis.records import Saving, decode, turn_bytes
+from sdqueue.sessions.redis.opening import open_record
+from sdqueue.sessions.redis.records import Saving, turn_bytes
 from sdqueue.sessions.redis.scripts import BEGIN, DELETE, LOAD, REWIND, SAVE, ScriptRunner
-from sdqueue.sessions.stores.foreign import save_foreign
+from sdqueue.sessions.sealing.seal import UNSEALED, Sealing
+from sdqueue.sessions.stores.foreign import ForeignSaves
 
 
 class RedisSessionStore(RedisBacklog):
@@ -33,6 +35,7 @@ class RedisSessionStore(RedisBacklog):
         namespace: the prefix of its keys; all processes of a pool have the same.
         ttl_s: after so many seconds without a save a session is forgotten.
         client: instead of the URL, a redis-py client of the application's own, which must allow some connections.
+        sealer: encrypts what is kept; a :class:`~sdqueue.Sealer` of the store's own. Default: nothing is encrypted.
 
     Raises:
         ConfigurationError: the URL, the namespace or the TTL cannot work.
@@ -45,6 +48,7 @@ class RedisSessionStore(RedisBacklog):
         namespace: str = "sdqueue",
         ttl_s: float = 30 * 24 * 3600.0,
         client: Redis | RedisCluster | None = None,
+        sealer: Sealing | None = None,
     ) -> None:
         if not ttl_s >= 1:
             raise ConfigurationError(f"the life of a session is {ttl_s:g} s; it must be at least 1 s")
@@ -53,20 +57,28 @@ class RedisSessionStore(RedisBacklog):
         self._keys = KeySpace(namespace)
         self._ttl_ms = int(ttl_s * 1000)
         self._scripts = ScriptRunner(self._link)
+        self._sealing = UNSEALED if sealer is None else sealer
+        self._foreign = ForeignSaves()
 
     async def load(self, session_id: str) -> SessionRecord | None:
         """See :meth:`SessionStore.load <sdqueue.sessions.stores.store.SessionStore.load>`."""
-        return decode(session_id, await self._scripts.call(LOAD, self._record_keys(session_id), (b"0",)))
+        return self._foreign.loaded(session_id, await self._record(session_id))
+
+    async def _record(self, session_id: str) -> SessionRecord | None:
+        keys = self._record_keys(session_id)
+        reply = await self._scripts.call(LOAD, keys, (b"0",))
+        return await open_record(self._sealing, self._scripts, keys, session_id, reply)
 
     async def save(self, session_id: str, record: SessionRecord) -> None:
         """See :meth:`SessionStore.save <sdqueue.sessions.stores.store.SessionStore.save>`."""
         if not isinstance(record, SessionRecord):
-            await save_foreign(self, session_id, record)
+            await self._foreign.save(session_id, record, read=self._record, save=self.save)
             return
         keys = self._record_keys(session_id)
-        saving = Saving.of(session_id, record, self._ttl_ms)
+        seal = await self._sealing.writing(session_id, record.stored)
+        saving = Saving.of(session_id, record, self._ttl_ms, seal=seal)
         if not saving.finish(record, await self._scripts.call(SAVE, keys, saving.args)):
-            saving = Saving.of(session_id, record, self._ttl_ms, whole=True)
+            saving = Saving.of(session_id, record, self._ttl_ms, seal=seal, whole=True)
             saving.finish(record, await self._scripts.call(SAVE, keys, saving.args))
 
     async def delete(self, session_id: str) -> None:
@@ -96,7 +108,15 @@ class RedisSessionStore(RedisBacklog):
         Raises:
             StoreUnavailable: Redis cannot be reached.
         """
-        await self._scripts.call(REWIND, self._record_keys(session_id), (turn_bytes(turn_id),))
+        await self._scripts.call(REWIND, self._record_keys(session_id), (turn_bytes(turn_id), b""))
+
+    async def rewind_started(self, session_id: str, turn_id: str) -> None:
+        """Take one beginning back whose agent had started.
+
+        Raises:
+            StoreUnavailable: Redis cannot be reached.
+        """
+        await self._scripts.call(REWIND, self._record_keys(session_id), (turn_bytes(turn_id), b"1"))
 
     def leasing(self, lock_backend: LockBackend) -> RedisLeasing | None:
         """Lock and load in one round trip, where the lock backend has the same Redis and namespace."""
@@ -104,12 +124,13 @@ class RedisSessionStore(RedisBacklog):
             return None
         if lock_backend.service != self._service or lock_backend.keys.namespace != self._keys.namespace:
             return None
-        return RedisLeasing(lock_backend, self._scripts, self._ttl_ms)
+        return RedisLeasing(lock_backend, self._scripts, self._ttl_ms, self._sealing)
 
     async def aclose(self) -> None:
         """End the connections, after what is under way. Idempotent."""
         await self._scripts.aclose()
         await self._link.aclose()
+        await self._sealing.aclose()
 
     def _record_keys(self, session_id: str) -> Keys:
         return self._keys.session(session_id)[:RECORD_KEYS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -14,10 +14,12 @@ from sdqueue.errors import RecordCorrupt, VersionConflict
 from sdqueue.sessions import codec
 from sdqueue.sessions.record import SessionRecord, Stored
 from sdqueue.sessions.ring import TurnRing
-from sdqueue.sessions.stores.foreign import save_foreign
+from sdqueue.sessions.sealing.seal import UNSEALED, Seal, Sealing
+from sdqueue.sessions.stores.foreign import ForeignSaves
 from sdqueue.sessions.stores.sqlite_backlog import SCHEMA as BACKLOG_SCHEMA
 from sdqueue.sessions.stores.sqlite_backlog import SQLiteBacklog, delete_backlog
 from sdqueue.sessions.stores.sqlite_thread import SQLiteThread, Text, from_blob, to_text
+from sdqueue.sessions.stores.store import STARTED
 
 # session_records.version is the revision: the version, and the life that it is of. Files of before lives had names have
 # it as a number, which SQLite compares with the text as it should.
@@ -54,27 +56,43 @@ class SQLiteSessionStore(SQLiteBacklog):
     Parameters:
         path: the database file; its directory is made when it is needed.
         timeout_s: how long another process's transaction is waited for.
+        sealer: encrypts what is kept; a :class:`~sdqueue.Sealer` of the store's own. Default: nothing is encrypted.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, timeout_s: float = 10.0) -> None:
-        self._thread = SQLiteThread(Path(path), _SCHEMA, timeout_s=timeout_s)
+    def __init__(self, path: str | os.PathLike[str], *, timeout_s: float = 10.0, sealer: Sealing | None = None) -> None:
+        # What was kept plainly before must not stay in freed pages.
+        schema = _SCHEMA if sealer is None else f"PRAGMA secure_delete=ON;{_SCHEMA}"
+        self._thread = SQLiteThread(Path(path), schema, timeout_s=timeout_s)
+        self._sealing = UNSEALED if sealer is None else sealer
+        self._foreign = ForeignSaves()
 
     async def load(self, session_id: str) -> SessionRecord | None:
         """See :meth:`SessionStore.load <sdqueue.sessions.stores.store.SessionStore.load>`."""
-        return await self._thread.read(partial(_load, session_id))
+        return self._foreign.loaded(session_id, await self._record(session_id))
+
+    async def _record(self, session_id: str) -> SessionRecord | None:
+        rows = await self._thread.read(partial(_read, to_text(session_id)))
+        if rows is None:
+            return None
+        seal = await self._sealing.reading(session_id, rows.head)
+        if seal is None:
+            await self._thread.write(partial(_discard, rows))
+            return None
+        return _decode(session_id, rows, seal)
 
     async def save(self, session_id: str, record: SessionRecord) -> None:
         """See :meth:`SessionStore.save <sdqueue.sessions.stores.store.SessionStore.save>`."""
         if not isinstance(record, SessionRecord):
-            await save_foreign(self, session_id, record)
+            await self._foreign.save(session_id, record, read=self._record, save=self.save)
             return
         fresh = len(record.turns.fresh)
+        seal = await self._sealing.writing(session_id, record.stored)
         with codec.naming(session_id):
-            change = _change(session_id, record, whole=False)
+            change = _change(session_id, record, seal, whole=False)
             try:
                 await self._thread.write(partial(_save, change))
             except _RowsMissing:
-                change = _change(session_id, record, whole=True)
+                change = _change(session_id, record, seal, whole=True)
                 await self._thread.write(partial(_save, change))
         record.mark_stored(change.saved, fresh=fresh)
 
@@ -108,11 +126,20 @@ class SQLiteSessionStore(SQLiteBacklog):
         Raises:
             StoreUnavailable: the database cannot be used.
         """
-        await self._thread.write(partial(_rewind, to_text(session_id), to_text(turn_id)))
+        await self._thread.write(partial(_rewind, to_text(session_id), to_text(turn_id), -1))
+
+    async def rewind_started(self, session_id: str, turn_id: str) -> None:
+        """Take one beginning back whose agent had started.
+
+        Raises:
+            StoreUnavailable: the database cannot be used.
+        """
+        await self._thread.write(partial(_rewind, to_text(session_id), to_text(turn_id), STARTED - 1))
 
     async def aclose(self) -> None:
         """Close the database, after what is under way. Idempotent; a later use opens it again."""
         await self._thread.close()
+        await self._sealing.aclose()
 
 
 @dataclass(frozen=True)
@@ -145,26 +172,27 @@ class _RowsMissing(Exception):
     """Rows that a save wanted to build on are not there: the record must be written whole."""
 
 
-def _change(session_id: str, record: SessionRecord, *, whole: bool) -> _Change:
+def _change(session_id: str, record: SessionRecord, seal: Seal, *, whole: bool) -> _Change:
     ring, items, expected, saved = record.turns, record.chat_ctx.items, record.stored, record.successor()
+    whole = whole or seal.key_id != expected.sealed_by
     keep = 0 if whole or not expected.version or expected.items > len(items) else expected.items
     whole_ring = whole or not expected.version or not ring.known
     return _Change(
         session_id=session_id,
         expected=expected,
-        saved=saved.stored,
-        head=codec.encode_head(saved),
+        saved=replace(saved.stored, sealed_by=seal.key_id),
+        head=seal.seal("head", codec.encode_head(saved)),
         keep=keep,
-        bodies=[codec.encode_message(message) for message in items[keep:]],
+        bodies=[seal.seal("message", codec.encode_message(message), n) for n, message in enumerate(items[keep:], keep)],
         whole=whole_ring,
-        turns=_turns(ring, whole=whole_ring),
+        turns=_turns(ring, seal, whole=whole_ring),
         oldest=_first(ring.ids or ring.outcomes),
         oldest_answered=_first(ring.outcomes),
         ended=[to_text(outcome.turn_id) for outcome in ring.fresh],
     )
 
 
-def _turns(ring: TurnRing, *, whole: bool) -> list[_Turn]:
+def _turns(ring: TurnRing, seal: Seal, *, whole: bool) -> list[_Turn]:
     """Rows for the whole ring or for what is fresh in it and not forgotten again already."""
     latest: dict[str, None] = {}
     for outcome in ring if whole else ring.fresh:
@@ -174,7 +202,8 @@ def _turns(ring: TurnRing, *, whole: bool) -> list[_Turn]:
     for turn_id in latest:
         outcome_now = ring.outcomes.get(turn_id)
         if outcome_now is not None:
-            rows.append((to_text(turn_id), outcome_now.at, codec.encode_outcome(outcome_now)))
+            text = seal.seal_outcome(turn_id, codec.encode_outcome(outcome_now))
+            rows.append((to_text(turn_id), outcome_now.at, text))
         elif turn_id in ring.ids:
             rows.append((to_text(turn_id), ring.ids[turn_id], None))
     return rows
@@ -247,33 +276,51 @@ def _row_of(turn_id: Text, key: int, connection: sqlite3.Connection) -> int:
     return n
 
 
-def _load(session_id: str, connection: sqlite3.Connection) -> SessionRecord | None:
+@dataclass(frozen=True)
+class _Rows:
+    """A record as the database has it, each part as bytes."""
+
+    key: int
+    revision: bytes
+    messages: int
+    head: bytes
+    bodies: list[bytes]
+    turns: list[tuple[bytes, float, bytes | None]]
+
+
+def _read(session: Text, connection: sqlite3.Connection) -> _Rows | None:
     # Cast to blobs: what is no UTF-8 is then a damaged record and not a failing database.
     row = connection.execute(
         "SELECT key, CAST(version AS BLOB), messages, CAST(head AS BLOB) FROM session_records WHERE id = ?",
-        (to_text(session_id),),
+        (session,),
     ).fetchone()
     if row is None:
         return None
     key, revision, messages, head = row
-    bodies = connection.execute(
-        "SELECT CAST(body AS BLOB) FROM session_messages WHERE key = ? ORDER BY n", (key,)
-    ).fetchall()
+    rows = connection.execute("SELECT CAST(body AS BLOB) FROM session_messages WHERE key = ? ORDER BY n", (key,))
+    bodies = [body for (body,) in rows]
     turns = connection.execute(
         "SELECT CAST(turn_id AS BLOB), at, CAST(body AS BLOB) FROM session_turns WHERE key = ? ORDER BY n",
         (key,),
     ).fetchall()
+    return _Rows(key, revision, messages, head, bodies, turns)
+
+
+def _decode(session_id: str, rows: _Rows, seal: Seal) -> SessionRecord:
     with codec.naming(session_id):
         record = codec.decode_parts(
-            head, [body for (body,) in bodies], [body for _, _, body in turns if body is not None]
+            seal.open("head", rows.head),
+            seal.open_messages(rows.bodies),
+            seal.open_outcomes([body for _, _, body in rows.turns if body is not None]),
         )
         found = record.stored.revision.encode("utf-8", "surrogatepass")
-        if len(bodies) != messages or found != revision:
+        if len(rows.bodies) != rows.messages or found != rows.revision:
             raise RecordCorrupt(
-                f"the stored session record is damaged: it has {len(bodies)} messages and revision {found!r}, "
-                f"but {messages} and {revision!r} were saved"
+                f"the stored session record is damaged: it has {len(rows.bodies)} messages and revision {found!r}, "
+                f"but {rows.messages} and {rows.revision!r} were saved"
             )
-        record.turns.ids = _ids([(turn_id, at) for turn_id, at, body in turns if body is None])
+        record.turns.ids = _ids([(turn_id, at) for turn_id, at, body in rows.turns if body is None])
+    record.stored = replace(record.stored, sealed_by=seal.key_id)
     return record
 
 
@@ -297,11 +344,23 @@ def _ids(rows: list[tuple[bytes, float]]) -> dict[str, float]:
 def _delete(session: Text, connection: sqlite3.Connection) -> None:
     row = connection.execute("SELECT key FROM session_records WHERE id = ?", (session,)).fetchone()
     if row is not None:
-        connection.execute("DELETE FROM session_messages WHERE key = ?", row)
-        connection.execute("DELETE FROM session_turns WHERE key = ?", row)
-        connection.execute("DELETE FROM session_records WHERE key = ?", row)
+        _delete_record(row[0], connection)
     connection.execute("DELETE FROM session_begun WHERE id = ?", (session,))
     delete_backlog(session, connection)
+
+
+def _discard(rows: _Rows, connection: sqlite3.Connection) -> None:
+    """Delete a record that can never be read again, where it still is what was read."""
+    row = connection.execute(
+        "SELECT 1 FROM session_records WHERE key = ? AND CAST(version AS BLOB) = ?", (rows.key, rows.revision)
+    ).fetchone()
+    if row is not None:
+        _delete_record(rows.key, connection)
+
+
+def _delete_record(key: int, connection: sqlite3.Connection) -> None:
+    for table in ("session_messages", "session_turns", "session_records"):
+        connection.execute(f"DELETE FROM {table} WHERE key = ?", (key,))  # noqa: S608 - the tables named above
 
 
 def _begin(session: Text, turn_id: Text, connection: sqlite3.Connection) -> int:
@@ -316,8 +375,11 @@ def _begin(session: Text, turn_id: Text, connection: sqlite3.Connection) -> int:
     return count
 
 
-def _rewind(session: Text, turn_id: Text, connection: sqlite3.Connection) -> None:
-    connection.execute("UPDATE session_begun SET count = count - 1 WHERE id = ? AND turn_id = ?", (session, turn_id))
+def _rewind(session: Text, turn_id: Text, step: int, connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "UPDATE session_begun SET count = count + ? WHERE id = ? AND turn_id = ? AND count % ? > 0",
+        (step, session, turn_id, STARTED),
+    )
     connection.execute("DELETE FROM session_begun WHERE id = ? AND turn_id = ? AND count <= 0", (session, turn_id))
 
 

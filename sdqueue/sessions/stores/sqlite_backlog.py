@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
-from sdqueue.sessions import codec
 from sdqueue.sessions.ring import Retention, TurnOutcome
+from sdqueue.sessions.sealing.seal import Sealing
 from sdqueue.sessions.stores.backlog import REFUSALS, Deferred, Standing
+from sdqueue.sessions.stores.sealed_turns import open_refusal, open_turns, seal_refusal, seal_turns
 from sdqueue.sessions.stores.sqlite_thread import SQLiteThread, Text, from_blob, to_text
 
 # AUTOINCREMENT: no position is given twice, not even after all rows were deleted. session_backlogs counts the turns
@@ -40,15 +41,22 @@ class SQLiteBacklog:
     """The part of :class:`~sdqueue.SQLiteSessionStore` that is a :class:`~sdqueue.TurnBacklog`."""
 
     _thread: SQLiteThread
+    _sealing: Sealing
 
     async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[bool]:
         """See :meth:`TurnBacklog.defer <sdqueue.sessions.stores.backlog.TurnBacklog.defer>`."""
-        rows = [(to_text(turn.turn_id), turn.body) for turn in turns]
+        sealed = await seal_turns(self._sealing, session_id, turns)
+        rows = [(to_text(turn.turn_id), turn.body) for turn in sealed]
         return await self._thread.write(partial(_defer, to_text(session_id), rows, limit))
 
     async def deferred(self, session_id: str, *, after: int = 0, count: int) -> list[Deferred]:
         """See :meth:`TurnBacklog.deferred <sdqueue.sessions.stores.backlog.TurnBacklog.deferred>`."""
-        return await self._thread.read(partial(_deferred, to_text(session_id), after, count))
+        while True:
+            turns = await self._thread.read(partial(_deferred, to_text(session_id), after, count))
+            opened, erased = await open_turns(self._sealing, session_id, turns)
+            if not erased:
+                return opened
+            await self.undefer(session_id, erased)
 
     async def undefer(self, session_id: str, turn_ids: Sequence[str]) -> None:
         """See :meth:`TurnBacklog.undefer <sdqueue.sessions.stores.backlog.TurnBacklog.undefer>`."""
@@ -57,14 +65,16 @@ class SQLiteBacklog:
     async def standing(self, session_id: str, turn_id: str) -> Standing:
         """See :meth:`TurnBacklog.standing <sdqueue.sessions.stores.backlog.TurnBacklog.standing>`."""
         waiting, body = await self._thread.read(partial(read_standing, to_text(session_id), to_text(turn_id)))
-        return to_standing(session_id, waiting, body)
+        return Standing(waiting, await open_refusal(self._sealing, session_id, turn_id, body))
 
     async def refuse(self, session_id: str, outcome: TurnOutcome, *, retention: Retention) -> TurnOutcome | None:
         """See :meth:`TurnBacklog.refuse <sdqueue.sessions.stores.backlog.TurnBacklog.refuse>`."""
-        with codec.naming(session_id):
-            row = (to_text(session_id), to_text(outcome.turn_id), outcome.at, codec.encode_outcome(outcome))
-            body = await self._thread.write(partial(_refuse, row, outcome.at - retention.ids_s))
-            return None if body is None else codec.decode_outcome(body)
+        text = await seal_refusal(self._sealing, session_id, outcome)
+        row = (to_text(session_id), to_text(outcome.turn_id), outcome.at, text)
+        body = await self._thread.write(partial(_refuse, row, outcome.at - retention.ids_s))
+        if body is None:
+            return None
+        return await open_refusal(self._sealing, session_id, outcome.turn_id, body) or outcome
 
     async def backlogged(self) -> dict[str, str]:
         """See :meth:`TurnBacklog.backlogged <sdqueue.sessions.stores.backlog.TurnBacklog.backlogged>`."""
@@ -83,16 +93,6 @@ def read_standing(session: Text, turn_id: Text, connection: sqlite3.Connection) 
     """How many turns of the session wait, and the outcome of this one where it was refused."""
     waiting, body = connection.execute(_STANDING, (session, turn_id)).fetchone()
     return waiting or 0, body
-
-
-def to_standing(session_id: str, waiting: int, body: bytes | None) -> Standing:
-    """What :func:`read_standing` has read.
-
-    Raises:
-        RecordCorrupt: the outcome is none.
-    """
-    with codec.naming(session_id):
-        return Standing(waiting, None if body is None else codec.decode_outcome(body))
 
 
 def delete_backlog(session: Text, connection: sqlite3.Connection) -> None:

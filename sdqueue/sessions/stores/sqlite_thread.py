@@ -57,12 +57,15 @@ class SQLiteThread:
         path: the database; its directory is made when it is needed.
         schema: statements that create what is missing.
         timeout_s: how long another process's transaction is waited for.
+        durable: whether what is committed survives a power cut, for a sync to the disk each time. Without it, it
+            survives the death of the process only.
     """
 
-    def __init__(self, path: Path, schema: str, *, timeout_s: float) -> None:
+    def __init__(self, path: Path, schema: str, *, timeout_s: float, durable: bool = True) -> None:
         self._path = path
         self._schema = schema
         self._timeout_s = timeout_s
+        self._durable = durable
         self._mutex = threading.Lock()
         self._jobs: list[_Job] = []
         self._draining = False
@@ -191,7 +194,7 @@ class SQLiteThread:
                 if "locked" not in str(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.01)
-        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA synchronous={'FULL' if self._durable else 'NORMAL'}")
         connection.execute("BEGIN IMMEDIATE")
         for statement in self._schema.split(";"):
             connection.execute(statement)

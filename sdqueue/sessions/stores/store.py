@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from sdqueue.sessions.record import SessionRecord, Stored
+
+STARTED: Final = 1 << 20
+"""What a beginning weighs in :meth:`TurnCounter.begin` that :meth:`StartCounter.rewind_started` has taken back."""
 
 
 @runtime_checkable
@@ -59,6 +62,27 @@ class TurnCounter(Protocol):
     async def rewind(self, session_id: str, turn_id: str) -> None:
         """Take one beginning back: the turn was given up by a live process and did no harm."""
         ...
+
+
+@runtime_checkable
+class StartCounter(TurnCounter, Protocol):
+    """What a store that counts beginnings offers besides, so that no two starts of an agent have the same number.
+
+    A store without it works, but an agent that is started again in another process may be told a number that an
+    earlier start had, where that ended in an orderly way: by a shutdown, or by a failed save.
+    """
+
+    async def rewind_started(self, session_id: str, turn_id: str) -> None:
+        """Take one beginning back whose agent had started: it weighs :data:`STARTED` in what ``begin`` returns from
+        now on, until the turn has its outcome. One that does not exist is not taken back."""
+        ...
+
+
+def beginnings(count: int) -> tuple[int, int]:
+    """What :meth:`TurnCounter.begin` has returned, as two numbers: how often the turn was begun without an end, this
+    time included, and the number of this start of its agent, greater than that of every earlier one."""
+    begun = count % STARTED
+    return begun, count // STARTED + begun
 
 
 @runtime_checkable

@@ -4,7 +4,8 @@
 --   history  the messages, JSON each, oldest first
 --   turns    the outcomes of the last turns with their replies, JSON each, oldest first
 --   ids      the ids of all turns that are remembered, those of 'turns' among them, by the time they ended
---   begun    how often a turn was begun without an end
+--   begun    how often a turn was begun without an end, and STARTED for every beginning that was taken back after its
+--            agent had started
 
 local CHUNK = 1000  -- unpack cannot spread much more
 
@@ -16,9 +17,10 @@ local function append(key, count)
   end
 end
 
--- An outcome starts with its id and its time; a second one of the same turn starts with the same id.
+-- An outcome starts with its id and its time; a second one of the same turn starts with the same id. Sealed ones start
+-- with the key and the id, up to the last colon.
 local function forget(outcome)
-  local stem = string.match(outcome, '^.-","at":')
+  local stem = string.match(outcome, '^sealed.*:') or string.match(outcome, '^.-","at":')
   for _, old in ipairs(redis.call('LRANGE', turns, 0, -1)) do
     if stem and string.sub(old, 1, #stem) == stem then redis.call('LREM', turns, 1, old) end
   end
@@ -87,8 +89,14 @@ local function begin(turn, ttl)
   return count
 end
 
-local function rewind(turn)
-  if tonumber(redis.call('HGET', begun, turn) or 0) > 1 then
+local STARTED = 1048576  -- as in stores/store.py
+
+local function rewind(turn, started)
+  local count = tonumber(redis.call('HGET', begun, turn) or 0)
+  if count % STARTED == 0 then return end
+  if started == '1' then
+    redis.call('HINCRBY', begun, turn, STARTED - 1)
+  elseif count > 1 then
     redis.call('HINCRBY', begun, turn, -1)
   else
     redis.call('HDEL', begun, turn)

@@ -1,1 +1,2 @@
-return rewind(argument())
+local turn, started = argument(), argument()
+return rewind(turn, started)

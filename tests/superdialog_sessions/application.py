@@ -1,0 +1,112 @@
+"""An application on superdialog's own worker, as a process: python -m tests.superdialog_sessions.application.
+
+Its arguments are one JSON object, see :class:`Plan`. It says ``ready``, waits for a line, takes its turns in all
+sessions at once, and writes each with its answer as a line of JSON when its block has ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+from superdialog.session import SessionWorker
+
+from sdqueue import (
+    FileLockBackend,
+    FileSessionStore,
+    RedisLockBackend,
+    RedisSessionStore,
+    SQLiteSessionStore,
+    VersionConflict,
+)
+from tests.superdialog_sessions.brains import BRAINS
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a process does.
+
+    Parameters:
+        backend: ``file``, ``sqlite`` or ``redis``.
+        where: a directory, or the address of a Redis.
+        namespace: the prefix of keys in Redis.
+        name: of the process, the first word of each text.
+        max_sessions: so many agents the worker keeps.
+        turns: in each session.
+        sessions: for each brain.
+    """
+
+    backend: str
+    where: str
+    namespace: str
+    name: str
+    max_sessions: int
+    turns: int = 12
+    sessions: int = 2
+
+
+def open_backends(plan: Plan) -> dict[str, Any]:
+    """The one line that a user changes, and the lock that several processes need."""
+    if plan.backend == "file":
+        return {
+            "store": FileSessionStore(f"{plan.where}/sessions"),
+            "lock_backend": FileLockBackend(f"{plan.where}/locks"),
+        }
+    if plan.backend == "sqlite":
+        return {
+            "store": SQLiteSessionStore(f"{plan.where}/sessions.db"),
+            "lock_backend": FileLockBackend(f"{plan.where}/locks"),
+        }
+    return {
+        "store": RedisSessionStore(plan.where, namespace=plan.namespace),
+        "lock_backend": RedisLockBackend(plan.where, namespace=plan.namespace),
+    }
+
+
+async def take(worker: Any, session_id: str, text: str) -> tuple[str, int]:
+    """Take a turn as docs/drop-in.md says, again where its agent was stale. Returns the answer and how often it was."""
+    conflicts = 0
+    while True:
+        try:
+            async with worker.acquire(session_id) as handle:
+                result = await handle.turn(text)
+        except VersionConflict:
+            conflicts += 1
+            with contextlib.suppress(VersionConflict):
+                await worker.close_session(session_id)
+        else:
+            return result.text, conflicts
+
+
+async def talk(worker: Any, session_id: str, plan: Plan) -> None:
+    """All turns of a session."""
+    for number in range(plan.turns):
+        await asyncio.sleep(0.02)  # a person thinks; meanwhile the other process gets a word in
+        text = f"{plan.name} {number}"
+        answer, conflicts = await take(worker, session_id, text)
+        line = {"session_id": session_id, "text": text, "answer": answer, "conflicts": conflicts}
+        print(json.dumps(line), flush=True)
+
+
+async def main() -> None:
+    """Ready, wait, talk."""
+    plan = Plan(**json.loads(sys.argv[1]))
+    # Wherever the same store is used by several workers, no two of them have a session in common.
+    workers = {
+        name: SessionWorker(agent_factory=brain, max_sessions=plan.max_sessions, **open_backends(plan))
+        for name, brain in BRAINS.items()
+    }
+    print("ready", flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    async with asyncio.TaskGroup() as group:
+        for name, worker in workers.items():
+            for number in range(plan.sessions):
+                group.create_task(talk(worker, f"{name}-{number}", plan))
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -4,6 +4,7 @@ from sdqueue.agents import (
     LLM,
     Agent,
     AgentFactory,
+    AgentRoutes,
     ChatContext,
     ChatMessage,
     DurableAgent,
@@ -20,6 +21,7 @@ from sdqueue.agents import (
     TurnResult,
     current_turn,
     load_agent_factory,
+    load_agents,
 )
 from sdqueue.backends import open_broker, open_delta_log, open_locks, open_membership, open_store
 from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
@@ -69,6 +71,7 @@ from sdqueue.errors import (
     TopologyMissing,
     TurnFailed,
     TurnTimeout,
+    UnknownRoute,
     Unroutable,
     VersionConflict,
     WrongKey,
@@ -81,10 +84,12 @@ from sdqueue.sessions import (
     FileLockBackend,
     FileSessionKeys,
     FileSessionStore,
+    HistoryPolicy,
     InMemorySessionStore,
     Keyring,
     LockBackend,
     MemorySessionKeys,
+    MessageLimit,
     NullSessionStore,
     RedisLockBackend,
     RedisSessionKeys,
@@ -101,6 +106,8 @@ from sdqueue.sessions import (
     SQLiteSessionKeys,
     SQLiteSessionStore,
     Standing,
+    Summary,
+    TokenLimit,
     TurnBacklog,
 )
 from sdqueue.settings import Settings
@@ -123,6 +130,7 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     # agents
     "Agent",
     "AgentFactory",
+    "AgentRoutes",
     "DurableAgent",
     "FunctionAgent",
     "MemoAgent",
@@ -140,6 +148,7 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "TurnResult",
     "current_turn",
     "load_agent_factory",
+    "load_agents",
     # sessions
     "SessionWorker",
     "SessionHandle",
@@ -147,6 +156,10 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "Session",
     "SessionRecord",
     "Retention",
+    "HistoryPolicy",
+    "MessageLimit",
+    "TokenLimit",
+    "Summary",
     "SessionStore",
     "InMemorySessionStore",
     "NullSessionStore",
@@ -218,6 +231,7 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "LockLost",
     "AgentError",
     "AgentResultError",
+    "UnknownRoute",
     "TurnTimeout",
     "ModelAnswerError",
     "ModelInterrupted",

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
+from sdqueue.agents import AgentFactory, AgentRoutes
 from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
 from sdqueue.consumer.membership import Alone, Membership, RedisMembership
 from sdqueue.errors import ConfigurationError
@@ -32,6 +33,7 @@ from sdqueue.sessions import (
     Keyring,
     LockBackend,
     MemorySessionKeys,
+    MessageLimit,
     NullSessionStore,
     RedisLockBackend,
     RedisSessionKeys,
@@ -39,8 +41,10 @@ from sdqueue.sessions import (
     Sealer,
     SessionKeys,
     SessionStore,
+    SessionWorker,
     SQLiteSessionKeys,
     SQLiteSessionStore,
+    TokenLimit,
 )
 from sdqueue.settings import Settings
 from sdqueue.streaming import DeltaLog, LogLimits, MemoryDeltaLog, RedisDeltaLog, SealedDeltaLog, SQLiteDeltaLog
@@ -165,6 +169,26 @@ def open_locks(settings: Settings) -> LockBackend:
         case scheme if scheme.startswith("redis"):
             return RedisLockBackend(url=url, namespace=settings.namespace, ttl_s=settings.lock_ttl_s)
     raise _unknown("SDQUEUE_LOCK_URL", url)
+
+
+def open_worker(
+    settings: Settings, agents: AgentFactory | AgentRoutes, *, store: SessionStore, locks: LockBackend
+) -> SessionWorker:
+    """What serves the sessions, with the limits of the settings.
+
+    Parameters:
+        settings: how many sessions are kept in memory, and how much of a conversation.
+        agents: what :func:`~sdqueue.load_agents` has found.
+        store, locks: where sessions live.
+    """
+    history: list[MessageLimit] = []
+    if settings.history_messages:
+        history.append(MessageLimit(settings.history_messages))
+    if settings.history_tokens:
+        history.append(TokenLimit(settings.history_tokens))
+    return SessionWorker(
+        agent_factory=agents, store=store, lock_backend=locks, max_sessions=settings.max_sessions, history=history
+    )
 
 
 def open_membership(settings: Settings, *, name: str = "consumer") -> Membership:

@@ -20,6 +20,7 @@
     │       └── LockLost                     gone while it was held; the turn was stopped
     ├── AgentError
     │   ├── AgentResultError (TypeError)     the agent returned something that is no answer
+    │   ├── UnknownRoute                     the route that chose a session's agent is not configured any more
     │   ├── TurnTimeout (TimeoutError)       the agent did not answer within the turn's deadline
     │   ├── ModelAnswerError                 a model's server said something that is no answer
     │   ├── ModelInterrupted (ConnectionError)  a model's stream ended before its answer did
@@ -153,6 +154,10 @@ class AgentError(SdqueueError):
 
 class AgentResultError(AgentError, TypeError):
     """The agent returned something that is no answer; return a ``TurnResult``, a string or a dict with ``text``."""
+
+
+class UnknownRoute(AgentError):
+    """The session was begun with the agent of a route that is not configured any more."""
 
 
 class TurnTimeout(AgentError, TimeoutError):

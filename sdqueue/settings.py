@@ -24,6 +24,7 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
+from sdqueue.agents import parse_routes
 from sdqueue.brokers.topology import MAX_PARTITIONS
 from sdqueue.channels import DoubleTexting, OnDead, PerChannel
 from sdqueue.errors import ConfigurationError
@@ -83,7 +84,9 @@ class Settings(BaseSettings):
     agent: str = Field(
         default="",
         description="The agent, package.module:factory, or openai/MODEL for a language model (pip install "
-        "'sdqueue[openai]'; OPENAI_API_KEY, OPENAI_BASE_URL). Default: a built-in one that remembers what you say.",
+        "'sdqueue[openai]'; OPENAI_API_KEY, OPENAI_BASE_URL). Default: a built-in one that remembers what you say. "
+        "Several, by the channel or the metadata of a session's first turn: "
+        "slack=bot:make,metadata.plan:gold=vip:make,default=bot:plain.",
     )
     system_prompt: str = Field(
         default="", description="What a language model is told first, where the agent is openai/MODEL."
@@ -155,6 +158,12 @@ class Settings(BaseSettings):
         default=24 * 3600.0,
         ge=0,
         description="Seconds that turn ids are remembered, to drop what platforms redeliver.",
+    )
+    history_messages: int = Field(
+        default=0, ge=0, description="Messages of a conversation that are kept, the latest; 0: all."
+    )
+    history_tokens: int = Field(
+        default=0, ge=0, description="Tokens of a conversation that are kept, estimated, the latest; 0: all."
     )
     metrics_port: int = Field(default=0, ge=0, le=65535, description="Serve Prometheus metrics here; 0: do not.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
@@ -287,11 +296,17 @@ class Settings(BaseSettings):
         PerChannel.parse(text, OnDead.SKIP)
         return text
 
+    @field_validator("agent", mode="before")
+    @classmethod
+    def _agents_joined(cls, agent: Any) -> Any:
+        return ",".join(agent) if isinstance(agent, list) and all(isinstance(a, str) for a in agent) else agent
+
     @field_validator("agent")
     @classmethod
     def _agent_form(cls, agent: str) -> str:
-        if agent and not re.fullmatch(r"[\w.]+:[\w.]+|openai/\S+", agent):
-            raise ValueError("must have the form package.module:factory, or openai/MODEL")
+        for name in parse_routes(agent).values() if agent else ():
+            if not re.fullmatch(r"[\w.]+:[\w.]+|openai/\S+", name):
+                raise ValueError("must have the form package.module:factory, or openai/MODEL")
         return agent
 
     @model_validator(mode="after")

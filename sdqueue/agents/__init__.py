@@ -12,17 +12,19 @@ from sdqueue.agents.agent import (
     set_current_turn,
 )
 from sdqueue.agents.chat import ChatContext, ChatMessage, Role, ToolCall
-from sdqueue.agents.durable import durable, load_conversation
+from sdqueue.agents.durable import durable, keeps_conversation, load_conversation
 from sdqueue.agents.flow import FlowState
 from sdqueue.agents.function import FunctionAgent
 from sdqueue.agents.llm import LLM, LLMAgent, LLMAgentFactory, LLMOptions, Tool
-from sdqueue.agents.loading import as_agent_factory, load_agent_factory, opened_agent_factory
+from sdqueue.agents.loading import as_agent_factory, load_agent_factory
 from sdqueue.agents.memo import MemoAgent
+from sdqueue.agents.routes import AgentRoutes, load_agents, opened_agents, parse_routes
 
 __all__ = [
     "LLM",
     "Agent",
     "AgentFactory",
+    "AgentRoutes",
     "ChatContext",
     "ChatMessage",
     "DurableAgent",
@@ -42,8 +44,11 @@ __all__ = [
     "as_turn_result",
     "current_turn",
     "durable",
+    "keeps_conversation",
     "load_agent_factory",
+    "load_agents",
     "load_conversation",
-    "opened_agent_factory",
+    "opened_agents",
+    "parse_routes",
     "set_current_turn",
 ]

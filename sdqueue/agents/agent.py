@@ -69,7 +69,8 @@ class Agent(Protocol):
 
     Optional besides: ``assist(text)`` takes a system instruction for the next turn; ``flow_state`` and
     ``load_flow_state(state)`` for dialog machines; ``dump_state() -> JSON`` and ``load_state(JSON)`` for whatever
-    else must survive (see :class:`DurableAgent`).
+    else must survive (see :class:`DurableAgent`); a false ``history_limited`` where the conversation is in there too,
+    so that it is left to the agent to keep it short.
     """
 
     @property

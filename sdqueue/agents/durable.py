@@ -29,6 +29,20 @@ def durable(agent: Any) -> DurableAgent | None:
     return None
 
 
+def keeps_conversation(agent: Any) -> bool:
+    """Whether an agent's conversation is in a state of its own, of which ``chat_ctx`` is but a view.
+
+    What is changed in such a view comes back with the next turn, so nobody but the agent can shorten or mend it. An
+    agent that dumps its own state has that beyond the conversation, unless its ``history_limited`` is false; one of a
+    library, with a keeper, has all of it there.
+    """
+    limited = getattr(agent, "history_limited", None)
+    if limited is not None:
+        return not limited
+    keeper = durable(agent)
+    return keeper is not None and keeper is not agent
+
+
 def load_conversation(agent: Any, ctx: ChatContext) -> None:
     """Let an agent go on from this conversation.
 

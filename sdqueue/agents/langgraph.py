@@ -33,6 +33,7 @@ class LangGraphAgent(HistoryAgent):
     def __init__(self, graph: Any, *, chat_ctx: ChatContext | None = None) -> None:
         super().__init__(chat_ctx)
         self._graph = graph
+        self.history_limited = not graph.checkpointer  # which keeps the messages itself
         self._state: dict[str, Any] | None = None
 
     def dump_state(self) -> dict[str, Any] | None:

@@ -6,8 +6,6 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -64,21 +62,6 @@ def load_agent_factory(name: str | None) -> AgentFactory:
             raise ConfigurationError(f"agent {name!r}: {module_name!r} has no {attribute!r}")
         found = getattr(found, part)
     return as_agent_factory(found, name=name)
-
-
-@asynccontextmanager
-async def opened_agent_factory(name: str | None) -> AsyncIterator[AgentFactory]:
-    """The agent factory that a setting names, for the length of a block: one that has an ``aclose`` is closed then.
-
-    Raises:
-        ConfigurationError: as :func:`load_agent_factory`.
-    """
-    factory = load_agent_factory(name)
-    try:
-        yield factory
-    finally:
-        if (close := getattr(factory, "aclose", None)) is not None:
-            await close()
 
 
 def as_agent_factory(found: Any, *, name: str = "agent") -> AgentFactory:

@@ -14,8 +14,8 @@ import structlog
 import typer
 from prometheus_client import CollectorRegistry
 
-from sdqueue.agents import load_agent_factory
-from sdqueue.backends import open_broker, open_membership, opened_delta_log, opened_sessions, redis_url
+from sdqueue.agents import load_agents
+from sdqueue.backends import open_broker, open_membership, open_worker, opened_delta_log, opened_sessions, redis_url
 from sdqueue.brokers import Broker, Topology
 from sdqueue.cli.options import EVERYTHING, Given, agents_of, require_shared_broker, takes_settings
 from sdqueue.consumer import Consumer, ConsumerOptions
@@ -25,7 +25,6 @@ from sdqueue.errors import BrokerUnavailable, ConfigurationError, TopologyMismat
 from sdqueue.observe import Observer, Observers
 from sdqueue.observe.logs import LogObserver, configure_logging
 from sdqueue.observe.metrics import MetricsObserver, serve_metrics
-from sdqueue.sessions import SessionWorker
 from sdqueue.settings import Settings
 from sdqueue.urls import mask
 
@@ -72,7 +71,7 @@ async def _supervise(settings: Settings, processes: int, name: str | None, apply
             f"SDQUEUE_METRICS_PORT is {settings.metrics_port}, which {processes} processes cannot share; "
             "start them one by one with a port each, or leave it out"
         )
-    load_agent_factory(settings.agent)  # a name that is wrong is told once, here
+    load_agents(settings.agent)  # a name that is wrong is told once, here
     for option in Settings.model_fields:
         if settings.origin(option) == "argument":
             # In the environment and not in the arguments, which every user of the machine can read.
@@ -91,14 +90,12 @@ async def _serve(settings: Settings, name: str | None, apply: bool, supervised: 
     options = ConsumerOptions.from_settings(settings, name=name)
     broker = open_broker(settings, name=f"sdqueue consumer {options.name}")
     async with (
-        agents_of(settings) as agent_factory,
+        agents_of(settings) as agents,
         opened_sessions(settings) as (store, locks),
         opened_delta_log(settings) as delta_log,
         broker,
     ):
-        worker = SessionWorker(
-            agent_factory=agent_factory, store=store, lock_backend=locks, max_sessions=settings.max_sessions
-        )
+        worker = open_worker(settings, agents, store=store, locks=locks)
         running = Consumer(
             broker,
             worker,

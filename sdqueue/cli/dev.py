@@ -14,7 +14,7 @@ from typing import Annotated, Final
 import structlog
 import typer
 
-from sdqueue.backends import open_broker, opened_delta_log, opened_sessions
+from sdqueue.backends import open_broker, open_worker, opened_delta_log, opened_sessions
 from sdqueue.brokers import Broker, Delivery
 from sdqueue.cli.conversation import Conversation
 from sdqueue.cli.lines import Lines
@@ -25,7 +25,6 @@ from sdqueue.errors import ConfigurationError
 from sdqueue.messages import DeadTurn, OutboundReply
 from sdqueue.observe import Observer, Observers
 from sdqueue.observe.logs import LogObserver, configure_logging
-from sdqueue.sessions import SessionWorker
 from sdqueue.settings import Settings
 
 CHANNEL: Final = "dev"
@@ -63,15 +62,13 @@ async def dev(
     """
     settings = _settings(given, data)
     async with AsyncExitStack() as stack:
-        agent_factory = await stack.enter_async_context(agents_of(settings))
+        agents = await stack.enter_async_context(agents_of(settings))
         stack.enter_context(_log_file(settings, data / "dev.log"))
         store, locks = await stack.enter_async_context(opened_sessions(settings))
         delta_log = await stack.enter_async_context(opened_delta_log(settings))
         broker = await stack.enter_async_context(open_broker(settings))
         await broker.apply()
-        worker = SessionWorker(
-            agent_factory=agent_factory, store=store, lock_backend=locks, max_sessions=settings.max_sessions
-        )
+        worker = open_worker(settings, agents, store=store, locks=locks)
         options = ConsumerOptions.from_settings(settings, name="dev")
         lines = stack.enter_context(Lines())
         observer = Observers(LogObserver(options.name), _Failures(lines, data / "dev.log"))

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import typer
 
-from sdqueue.agents import LLMAgentFactory
+from sdqueue.agents import AgentFactory, AgentRoutes, LLMAgentFactory, parse_routes
 from sdqueue.backends import default_lock_url, open_broker, opened_sessions
 from sdqueue.brokers import Broker, Delivery, Message
 from sdqueue.cli.options import BROKER, STORE, Given, JsonOption, agents_of, takes_settings
@@ -229,15 +229,22 @@ class ClockError(SdqueueError):
 
 
 async def _check_agent(settings: Settings) -> str:
-    asks = ""
-    async with agents_of(settings) as factory:
-        agent = factory()
-        if isinstance(factory, LLMAgentFactory):
-            asks = f" that asks {factory.llm.model} at {mask(factory.llm.base_url)}"
-    missing = [name for name in ("turn", "chat_ctx", "load_chat_ctx") if not hasattr(agent, name)]
+    async with agents_of(settings) as agents:
+        if not isinstance(agents, AgentRoutes):
+            return _described(agents, settings.agent)
+        names = parse_routes(settings.agent)
+        return ", ".join(_described(agents.factories[route], f"{route}={name}") for route, name in names.items())
+
+
+def _described(factory: AgentFactory, name: str) -> str:
+    agent = factory()
+    missing = [attribute for attribute in ("turn", "chat_ctx", "load_chat_ctx") if not hasattr(agent, attribute)]
     if missing:
-        raise TypeError(f"{settings.agent} builds a {type(agent).__name__} without {', '.join(missing)}")
-    return f"{settings.agent or 'the built-in one'}: builds a {type(agent).__name__}{asks}"
+        raise TypeError(f"{name} builds a {type(agent).__name__} without {', '.join(missing)}")
+    asks = ""
+    if isinstance(factory, LLMAgentFactory):
+        asks = f" that asks {factory.llm.model} at {mask(factory.llm.base_url)}"
+    return f"{name or 'the built-in one'}: builds a {type(agent).__name__}{asks}"
 
 
 async def _guarded(name: str, check: Callable[[], Awaitable[str]], timeout: float, advice: str) -> Finding:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from sdqueue.agents import AgentFactory, opened_agent_factory
+from sdqueue.agents import AgentFactory, AgentRoutes, opened_agents
 from sdqueue.errors import ConfigurationError
 from sdqueue.settings import SECRETS, Settings
 
@@ -20,6 +20,9 @@ BROKER: Final = ("broker_url", "namespace", "partitions")
 STORE: Final = ("store_url", "lock_url")
 KEYS: Final = ("keys_url",)
 EVERYTHING: Final = tuple(name for name in Settings.model_fields if name not in SECRETS)
+
+SEVERAL: Final = ("agent",)
+"""Options that may be given several times, each with a part of the setting."""
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for scripts.")]
 
@@ -40,7 +43,8 @@ def takes_settings(*names: str) -> Callable[[Callable[..., Awaitable[None]]], Ca
 
         @functools.wraps(command)
         def run(**values: Any) -> None:
-            given = {name: values.pop(name) for name in names}
+            # An option that may be given several times and was not is an empty list.
+            given = {name: None if (value := values.pop(name)) == [] else value for name in names}
             run_async(command(given, **values))
 
         parameters = [*own, *shared]
@@ -53,7 +57,9 @@ def takes_settings(*names: str) -> Callable[[Callable[..., Awaitable[None]]], Ca
 
 def _option(name: str) -> inspect.Parameter:
     field = Settings.model_fields[name]
-    kind = field.annotation if field.annotation in (int, float) else str  # pydantic checks the values of choices
+    kind: Any = field.annotation if field.annotation in (int, float) else str  # pydantic checks what a choice allows
+    if name in SEVERAL:
+        kind = list[str]
     default = f" Default: {field.default}." if field.default not in ("", 0) else ""
     option = typer.Option(
         f"--{name.replace('_', '-')}",
@@ -87,14 +93,14 @@ def _as_coroutine(command: Awaitable[None]) -> Coroutine[Any, Any, None]:
     return wait()
 
 
-def agents_of(settings: Settings) -> AbstractAsyncContextManager[AgentFactory]:
-    """The agent factory of the settings, for the length of a block.
+def agents_of(settings: Settings) -> AbstractAsyncContextManager[AgentFactory | AgentRoutes]:
+    """The agents of the settings, for the length of a block.
 
     The system prompt is put into the environment, where child processes for suspect turns find it too.
     """
     if settings.system_prompt:
         os.environ["SDQUEUE_SYSTEM_PROMPT"] = settings.system_prompt
-    return opened_agent_factory(settings.agent)
+    return opened_agents(settings.agent)
 
 
 def require_shared_broker(settings: Settings) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from sdqueue.agents import StreamChunk, TurnContext, TurnResult, as_turn_result, set_current_turn
 from sdqueue.consumer.failure import AgentFailed, AgentGaveUp, Stopped
@@ -17,6 +17,9 @@ from sdqueue.sessions import SessionHandle
 
 STOP_WITHIN_S = 2.0
 """How long a cancelled agent may take to clean up before it is abandoned."""
+
+
+Made = TypeVar("Made")
 
 
 class AgentRunner:
@@ -31,14 +34,14 @@ class AgentRunner:
 
     def __init__(self, on_stuck: Callable[[Work], None]) -> None:
         self._on_stuck = on_stuck
-        self._abandoned: set[asyncio.Task[TurnResult]] = set()
+        self._abandoned: set[asyncio.Task[Any]] = set()
 
-    async def run(self, work: Work, answer: Coroutine[Any, Any, TurnResult], *, timeout: float | None) -> TurnResult:
-        """Let an answer be made.
+    async def run(self, work: Work, answer: Coroutine[Any, Any, Made], *, timeout: float | None) -> Made:
+        """Let an answer be made, or whatever else the agent's side has to do for it.
 
         Parameters:
             work: the turn.
-            answer: makes it, see :func:`ask`.
+            answer: makes it, see :func:`ask` for the answer.
             timeout: seconds; ``None`` where it keeps its own time.
 
         Raises:
@@ -65,7 +68,7 @@ class AgentRunner:
             )
         )
 
-    async def _end(self, task: asyncio.Task[TurnResult], work: Work) -> None:
+    async def _end(self, task: asyncio.Task[Any], work: Work) -> None:
         task.cancel()
         _, stuck = await asyncio.wait({task}, timeout=STOP_WITHIN_S)
         if stuck:
@@ -145,7 +148,7 @@ def _last(chunk: StreamChunk) -> TurnResult | None:
     return as_turn_result(chunk.turn) if chunk.turn is not None else None
 
 
-def _take_result(task: asyncio.Task[TurnResult]) -> None:
+def _take_result(task: asyncio.Task[Any]) -> None:
     # An answer that comes too late fails nobody, and asyncio need not complain that nobody looked.
     if not task.cancelled():
         task.exception()

@@ -68,7 +68,7 @@ class Child:
         """Start a process and wait until it has loaded the agent.
 
         Parameters:
-            agent: its name for :func:`~sdqueue.agents.load_agent_factory`.
+            agent: its name for :func:`~sdqueue.agents.load_agents`.
             timeout: seconds.
 
         Raises:

@@ -27,7 +27,7 @@ class Children:
     """Child processes that are used again, started when somebody waits for one and let go when nobody does.
 
     Parameters:
-        agent: what they load, by its name for :func:`~sdqueue.agents.load_agent_factory`.
+        agent: what they load, by its name for :func:`~sdqueue.agents.load_agents`.
     """
 
     def __init__(self, agent: str) -> None:

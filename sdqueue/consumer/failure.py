@@ -13,6 +13,7 @@ from sdqueue.errors import (
     RecordError,
     SdqueueError,
     TurnTimeout,
+    UnknownRoute,
 )
 
 MAX_TRACE: Final = 8 * 1024
@@ -117,6 +118,8 @@ def reason_of(error: BaseException) -> str:
             return "bad-result"
         case RecordError():
             return "record"
+        case UnknownRoute():
+            return "no-route"
         case _:
             return "agent-failed"
 

@@ -21,7 +21,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from sdqueue.agents import AgentFactory, TurnContext, as_turn_result, load_agent_factory, set_current_turn
+from sdqueue.agents import AgentFactory, AgentRoutes, TurnContext, as_turn_result, load_agents, set_current_turn
 from sdqueue.consumer.answer import in_pieces
 from sdqueue.consumer.failure import describe, reason_of, trace_of
 from sdqueue.consumer.frames import put_frame, read_frame, write_frame
@@ -39,7 +39,7 @@ OOM_SCORE: Final = 500
 """From -1000 to 1000: short of memory, Linux shall take a suspect and not the consumer."""
 
 
-async def answer(agent_factory: AgentFactory, request: dict[str, Any], say: Callable[[str], None]) -> str:
+async def answer(agent_factory: AgentFactory | AgentRoutes, request: dict[str, Any], say: Callable[[str], None]) -> str:
     """Run the turn of a request.
 
     Parameters:
@@ -69,7 +69,7 @@ async def answer(agent_factory: AgentFactory, request: dict[str, Any], say: Call
         )
 
 
-async def _run(agent_factory: AgentFactory, request: dict[str, Any], say: Callable[[str], None]) -> str:
+async def _run(agent_factory: AgentFactory | AgentRoutes, request: dict[str, Any], say: Callable[[str], None]) -> str:
     session_id = request["session_id"]
     store = InMemorySessionStore()
     record = decode(request["record"])
@@ -90,7 +90,7 @@ async def _run(agent_factory: AgentFactory, request: dict[str, Any], say: Callab
 async def _serve(channel: socket.socket, agent: str) -> None:
     reader, writer = await asyncio.open_connection(sock=channel)
     try:
-        agent_factory = load_agent_factory(agent)
+        agent_factory = load_agents(agent)
     except ConfigurationError as error:
         await write_frame(writer, json.dumps({"error": describe(error)}))
         return

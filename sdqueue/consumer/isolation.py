@@ -37,7 +37,7 @@ class Isolation:
     earlier turn has left behind may have been the cause, so the turn is run again in a fresh one.
 
     Parameters:
-        agent: the agent's name for :func:`~sdqueue.agents.load_agent_factory`; ``None`` where it has none.
+        agent: the agent's name for :func:`~sdqueue.agents.load_agents`; ``None`` where it has none.
     """
 
     def __init__(self, agent: str | None) -> None:

@@ -27,8 +27,8 @@ class ConsumerOptions:
 
     Parameters:
         name: who it is, in logs, replies (``metadata.consumer``) and dead letters.
-        agent: the name of its agent, ``package.module:factory``, by which a process of its own can load it for a
-            suspect turn; empty for the built-in agent, ``None`` where it cannot be named.
+        agent: the name of its agent, ``package.module:factory``, or routes to several, by which a process of its own
+            can load it for a suspect turn; empty for the built-in agent, ``None`` where it cannot be named.
         concurrency: turns running at once.
         prefetch: unacknowledged turns a partition.
         turn_timeout_s: seconds that an agent may take for a turn, all attempts together.

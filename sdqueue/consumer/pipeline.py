@@ -11,7 +11,7 @@ from typing import Any
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_random_exponential
 
 from sdqueue.agents import TurnResult
-from sdqueue.consumer.answer import AgentRunner, agents_code, ask
+from sdqueue.consumer.answer import STOP_WITHIN_S, AgentRunner, agents_code, ask
 from sdqueue.consumer.collecting import collect
 from sdqueue.consumer.deltas import DeltaForm, DeltaSender
 from sdqueue.consumer.failure import AgentFailed, Stopped, describe
@@ -32,7 +32,7 @@ from sdqueue.errors import (
 )
 from sdqueue.messages import InboundTurn
 from sdqueue.observe import Observer
-from sdqueue.sessions import SessionHandle, SessionWorker, TurnOutcome, TurnState
+from sdqueue.sessions import SessionHandle, SessionInit, SessionWorker, TurnOutcome, TurnState
 from sdqueue.streaming import LogWriter
 
 MAX_HOPS = 5
@@ -144,7 +144,8 @@ class TurnPipeline:
         work.stage = "waits for its session, which somebody has locked, or for the store"
         try:
             with agents_code():
-                async with self._worker.acquire(turn.session_id, turn_id=turn.id) as handle:
+                init = self._init_of(turn)
+                async with self._worker.acquire(turn.session_id, init=init, turn_id=turn.id) as handle:
                     early = await self._early_end(work, handle)
                     if early is not None:
                         handle.withdraw()  # a save would leave this beginning for one that had no end
@@ -154,6 +155,7 @@ class TurnPipeline:
                     if handle.begun <= self._options.isolate_after:
                         await collect(work, handle, self._worker.backlog, self._options)
                     bodies = await self._perform(work, handle)
+                    await self._shorten(work, handle)
                     releases = handle.parked_by == work.turn_id
                     if releases:
                         handle.unpark()
@@ -196,7 +198,7 @@ class TurnPipeline:
             case "assist":
                 handle.assist(work.turn.text)
             case "reset":
-                handle.reset()
+                handle.reset(init=self._init_of(work.turn))
             case "cancel":
                 pass  # its effect was on the turn that ran when it arrived
         for each in (work, *work.taken):
@@ -216,6 +218,34 @@ class TurnPipeline:
             outcome = TurnOutcome(each.turn_id, time.time(), (bodies[-1],), state, by, each.replay)
             handle.remember(outcome, self._options.retention)
         return bodies
+
+    def _init_of(self, turn: InboundTurn) -> SessionInit | None:
+        """What a session is created with that begins with this turn."""
+        if not self._worker.takes_init:
+            return None
+        return SessionInit(turn.session_id, turn.metadata, turn.channel)
+
+    async def _shorten(self, work: Work, handle: SessionHandle) -> None:
+        """Bring the history within its limits. The answer is there, and is not lost where that fails."""
+        if not await handle.overflows():
+            return
+        work.stage = "has its history shortened"
+        seconds = max(work.seconds_left, 0.0)
+        problem: BaseException | None
+        try:
+            # By itself it gives up in time; the longer one is for what swallows that.
+            shortening = handle.shorten(timeout=seconds)
+            problem = await self._runner.run(work, shortening, timeout=seconds + STOP_WITHIN_S)
+        except AgentFailed:
+            handle.cut()
+            problem = TimeoutError(
+                f"the history was not shortened in {seconds:.1f} s, and what shortens it ignores its cancellation"
+            )
+        work.stage = "is being saved"
+        if problem is not None:
+            self._observer.history_unshortened(
+                session_id=work.session_id, turn_id=work.turn_id, error=describe(problem)
+            )
 
     def _completed(self, work: Work, bodies: list[str], *, releases: bool) -> Settlement:
         if not work.taken:

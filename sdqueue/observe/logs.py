@@ -88,6 +88,12 @@ class LogObserver(Observer):
         """An error: something in the agent swallows cancellations."""
         self._log.error("agent ignores its cancellation and was abandoned", session=session_id, turn=turn_id)
 
+    def history_unshortened(self, *, session_id: str, turn_id: str, error: str) -> None:
+        """A warning."""
+        self._log.warning(
+            "history not shortened, trying again with the next turn", session=session_id, turn=turn_id, error=error
+        )
+
     def queue_taken(self, *, queue: str) -> None:
         """Debug."""
         self._log.debug("queue taken", queue=queue)

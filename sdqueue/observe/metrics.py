@@ -35,6 +35,11 @@ class MetricsObserver(Observer):
         self._stuck = Counter(
             "sdqueue_agents_stuck_total", "Agents that ignored their cancellation.", registry=registry
         )
+        self._unshortened = Counter(
+            "sdqueue_histories_unshortened_total",
+            "Turns whose conversation has outgrown its limits and could not be shortened.",
+            registry=registry,
+        )
         self._lost = Counter("sdqueue_queues_lost_total", "Subscriptions lost or not had.", registry=registry)
         self._released = Counter(
             "sdqueue_queues_released_total", "Subscriptions left to another consumer.", registry=registry
@@ -84,6 +89,10 @@ class MetricsObserver(Observer):
     def agent_stuck(self, *, session_id: str, turn_id: str) -> None:
         """Count it."""
         self._stuck.inc()
+
+    def history_unshortened(self, *, session_id: str, turn_id: str, error: str) -> None:
+        """Count it."""
+        self._unshortened.inc()
 
     def queue_lost(self, *, queue: str, reason: str) -> None:
         """Count it."""

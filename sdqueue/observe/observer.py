@@ -33,6 +33,12 @@ class Observer:
     def agent_stuck(self, *, session_id: str, turn_id: str) -> None:
         """An agent ignored its cancellation; its task was abandoned."""
 
+    def history_unshortened(self, *, session_id: str, turn_id: str, error: str) -> None:
+        """A conversation has outgrown its limits and could not be shortened as it should be.
+
+        The turn is answered and saved all the same. It is tried again with the session's next turn.
+        """
+
     def queue_taken(self, *, queue: str) -> None:
         """A queue was subscribed."""
 

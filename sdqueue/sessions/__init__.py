@@ -1,6 +1,7 @@
 """Sessions: state, locks and stores around any agent. Usable alone, without a broker."""
 
 from sdqueue.sessions.handle import SessionHandle
+from sdqueue.sessions.history import HistoryPolicy, MessageLimit, Summary, TokenLimit, estimate_tokens
 from sdqueue.sessions.locks import AsyncioLockBackend, FileLockBackend, Held, LockBackend, RedisLockBackend
 from sdqueue.sessions.parking import unpark
 from sdqueue.sessions.record import SessionRecord, Stored
@@ -36,10 +37,12 @@ __all__ = [
     "FileSessionKeys",
     "FileSessionStore",
     "Held",
+    "HistoryPolicy",
     "InMemorySessionStore",
     "Keyring",
     "LockBackend",
     "MemorySessionKeys",
+    "MessageLimit",
     "NullSessionStore",
     "RedisLockBackend",
     "RedisSessionKeys",
@@ -60,12 +63,15 @@ __all__ = [
     "Standing",
     "StartCounter",
     "Stored",
+    "Summary",
+    "TokenLimit",
     "TurnBacklog",
     "TurnCounter",
     "TurnOutcome",
     "TurnRing",
     "TurnState",
     "erase_key",
+    "estimate_tokens",
     "rotate",
     "unpark",
 ]

@@ -30,6 +30,9 @@ _HEAD_TYPES: Final[dict[str, tuple[type, ...]]] = {
     "seq": (int,),
     "metadata": (dict,),
 }
+_OPTIONAL: Final = ("parked_by", "route")
+"""Texts that are left out where there are none."""
+
 _CALL_TYPES: Final[dict[str, tuple[type, ...]]] = {"id": (str,), "name": (str,), "arguments": (dict,)}
 _FLOW_TYPES: Final[dict[str, tuple[type, ...]]] = {
     f.name: (str,) if f.name == "current_node_id" else (list,) if f.name == "transition_log" else (dict,)
@@ -136,10 +139,9 @@ def _head(record: SessionRecord) -> dict[str, Any]:
         "agent_state": record.agent_state,
         "flow_state": None,
     }
-    if record.parked_by is not None:
-        head["parked_by"] = record.parked_by
+    head |= {name: value for name in _OPTIONAL if (value := getattr(record, name)) is not None}
     # What is written here must be readable again, so the same types are demanded in both directions.
-    wrong = _wrong(head, _HEAD_TYPES) or _wrong_park(head)
+    wrong = _wrong(head, _HEAD_TYPES) or _wrong_optional(head)
     flow = record.flow_state
     if flow is not None:
         head["flow_state"] = fields = {name: getattr(flow, name, None) for name in _FLOW_TYPES}
@@ -193,7 +195,7 @@ def _record(fields: dict[str, Any], messages: Sequence[Any], turns: Sequence[Any
     """The record of decoded JSON; damage raises TypeError, ValueError, KeyError or AttributeError."""
     flow = fields["flow_state"]
     fields = {"born": ""} | fields  # records of before lives had names
-    wrong = _wrong(fields, _HEAD_TYPES) or _wrong_park(fields)
+    wrong = _wrong(fields, _HEAD_TYPES) or _wrong_optional(fields)
     if flow is not None:
         if not isinstance(flow, dict):
             raise TypeError("flow_state is not an object")
@@ -214,6 +216,7 @@ def _record(fields: dict[str, Any], messages: Sequence[Any], turns: Sequence[Any
         turns=_ring(turns),
         seq=fields["seq"],
         parked_by=fields.get("parked_by"),
+        route=fields.get("route"),
     )
     record.mark_stored(Stored(record.version, len(messages), fields["born"]))
     return record
@@ -268,9 +271,9 @@ def _wrong(fields: Mapping[str, Any], types: Mapping[str, tuple[type, ...]]) -> 
     return None
 
 
-def _wrong_park(fields: Mapping[str, Any]) -> str | None:
-    parked_by = fields.get("parked_by")
-    return None if parked_by is None else _wrong({"parked_by": parked_by}, {"parked_by": (str,)})
+def _wrong_optional(fields: Mapping[str, Any]) -> str | None:
+    given = {name: (str,) for name in _OPTIONAL if fields.get(name) is not None}
+    return _wrong(fields, given)
 
 
 def _wrong_outcome(fields: Mapping[str, Any]) -> str | None:

@@ -39,6 +39,26 @@ def added(items: list[Any], known: list[ChatMessage]) -> list[Any]:
     return items[last + 1 :]
 
 
+def unwritten(new: list[Any], asked: str, said: str) -> list[ChatMessage]:
+    """What an agent that was broken off has not written down of a turn.
+
+    Parameters:
+        new: what it has added to its conversation.
+        asked: what the user said.
+        said: what was heard of its answer.
+    """
+    roles = {message.role for message in new}
+    missing = [] if "user" in roles else [ChatMessage("user", asked)]
+    if said and "assistant" not in roles:
+        missing.append(ChatMessage("assistant", said))
+    elif new and (new[-1].role == "tool" or own(new[-1]).tool_calls):
+        # Behind a call or its result it may have said more.
+        wrote = "".join(str(message.content) for message in new if message.role == "assistant")
+        if said.startswith(wrote) and said != wrote:
+            missing.append(ChatMessage("assistant", said[len(wrote) :]))
+    return missing
+
+
 def own(message: Any) -> ChatMessage:
     """A message as one of ours.
 

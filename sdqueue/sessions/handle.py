@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
-from sdqueue.agents import ChatContext, ChatMessage, durable, load_conversation
-from sdqueue.errors import RecordError, RecordTooNew, SessionClosed
-from sdqueue.sessions.conversation import added, join, mark, own
+from sdqueue.agents import ChatContext, ChatMessage, durable, keeps_conversation, load_conversation
+from sdqueue.errors import RecordTooNew, SessionClosed
+from sdqueue.sessions.conversation import added, join, mark, own, unwritten
+from sdqueue.sessions.limits import HistoryLimits, Weights
+from sdqueue.sessions.pairs import are_whole, beginning_of, mended
 from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.ring import Retention, TurnOutcome
-from sdqueue.sessions.session import Session
+from sdqueue.sessions.session import Session, SessionInit
 from sdqueue.sessions.streams import TurnStream
+
+_LOG: Final = logging.getLogger("sdqueue.sessions")
 
 
 class SessionHandle:
@@ -57,6 +62,15 @@ class SessionHandle:
         """How many turns waited in the session's backlog, this one included where it did."""
         self.refusal: TurnOutcome | None = None
         """How the turn that ``acquire`` was told of was refused, where it was."""
+        self.choose_anew: Callable[[SessionInit | None], None] | None = None
+        """Chooses again which agent answers, where there are several; set by whoever made the handle."""
+        self.limits = HistoryLimits()
+        """What the conversation is kept within; set by whoever made the handle."""
+        self.known_weights: Weights | None = None
+        """What the record's conversation weighs by the limits, where that is known."""
+        self.weights: Weights | None = None
+        """What the conversation weighs that is to be saved, where that is known."""
+        self._shortened = False
         self._parked_by = self.record.parked_by
         self._session = session
         self._build = build
@@ -69,6 +83,8 @@ class SessionHandle:
         self._blank = self._changed = not self.record.stored.version
         self._shared = agent is not None  # the agent may go on to change the very objects that the session has
         self._agent: Any = None
+        self._mark: Any = None
+        self._keeps_own = False  # whether the conversation is but what the agent shows of a state of its own
         self._start(agent)
 
     @property
@@ -165,8 +181,13 @@ class SessionHandle:
             agent.load_chat_ctx(self._session.chat_ctx.copy())
         self._mark = mark(agent)
 
-    def reset(self) -> None:
+    def reset(self, *, init: SessionInit | None = None) -> None:
         """Forget the conversation and the agent's state; metadata and the outcomes of past turns stay.
+
+        Where there are several agents, the one for the session is chosen anew.
+
+        Parameters:
+            init: by what it is chosen, together with the session's metadata.
 
         Raises:
             SessionClosed: the block has ended, or the handle was made without ``build``.
@@ -174,6 +195,8 @@ class SessionHandle:
         self._check_open()
         if self._build is None:
             raise SessionClosed("this handle belongs to no SessionWorker and cannot build a new agent")
+        if self.choose_anew is not None:
+            self.choose_anew(init)
         self._session.chat_ctx = ChatContext()
         self._session.flow_state = None
         self._agent_state = None
@@ -228,7 +251,7 @@ class SessionHandle:
             SessionClosed: the block has ended.
         """
         self._check_open()
-        self._use(agent)
+        self._agent, self._mark = agent, None
         self._turned = True
 
     def withdraw(self) -> None:
@@ -245,9 +268,55 @@ class SessionHandle:
         try:
             await self._end_stream()
             self._take_over()
-            return None if self._withdrawn else self._next_record()
+            if self._withdrawn:
+                return None
+            if not self._shortened and await self.overflows():
+                problem = await self.shorten()
+                if problem is not None:
+                    _LOG.warning("session %r: its history stays as it is: %r", self._session.id, problem)
+            return self._next_record()
         finally:
             self._open = False
+
+    async def overflows(self) -> bool:
+        """Whether the conversation has outgrown its limits, so that it is to be shortened before it is saved.
+
+        Never that of an agent that keeps it in a state of its own, see :func:`~sdqueue.agents.keeps_conversation`.
+        """
+        if not self.limits.any:
+            return False
+        await self._end_stream()
+        self._take_over()
+        if not self._changed or self._keeps_own:
+            return False
+        try:
+            self.weights = self._weigh(*self._joined())
+        except Exception:  # noqa: BLE001 -- shortening it fails in the same way, and that is reported
+            return True
+        return self.limits.are_exceeded(self.weights)
+
+    async def shorten(self, *, timeout: float | None = None) -> BaseException | None:
+        """Bring the conversation within its limits; done when the block ends, where it was not done before.
+
+        Parameters:
+            timeout: seconds that it may take; ``None``: what the policies allow themselves.
+
+        Returns:
+            Why the conversation stays as it is, or was only cut, where that is so.
+        """
+        self._shortened = True
+        items, _ = self._joined()
+        shortened, problem = await self.limits.shorten(items, timeout=timeout)
+        if self._open and shortened != items:
+            self._replace(shortened)
+        return problem
+
+    def cut(self) -> None:
+        """Drop the oldest part of a conversation of far more than its limits; at once, and without help."""
+        self._shortened = True
+        items, _ = self._joined()
+        if (kept := self.limits.cut(items)) != items:
+            self._replace(kept)
 
     async def abandon(self, error: BaseException) -> None:
         """End the block because of this error, keeping nothing; the error stays the one to be raised."""
@@ -264,12 +333,14 @@ class SessionHandle:
             self._use(self._built() if agent is None else agent)
         except RecordTooNew:
             raise
-        except RecordError:
+        except Exception:
             if self._blank:
                 raise
-            # Said to whoever needs the agent. A reset does not, and neither does a turn that was answered before.
+            # Said to whoever needs the agent, for whom it is built again. A reset does not, and must be possible
+            # whatever an agent of today makes of a state of then; nor does a turn that was answered before.
 
     def _use(self, agent: Any) -> None:
+        self._keeps_own = keeps_conversation(agent)
         self._agent = agent
         self._mark = mark(agent)
 
@@ -280,6 +351,9 @@ class SessionHandle:
         if self._blank:
             session.chat_ctx = ChatContext([own(message) for message in agent.chat_ctx.items])
             return agent
+        if not keeps_conversation(agent) and not are_whole(session.chat_ctx.items):
+            # An older release saved calls that were broken off.
+            session.chat_ctx = ChatContext(mended(session.chat_ctx.items))
         keeper: Any = durable(agent)
         if self._agent_state is not None and keeper is not None:
             keeper.load_state(copy.deepcopy(self._agent_state))
@@ -343,18 +417,47 @@ class SessionHandle:
             self._blank, self._changed = False, True
             return
         context = agent.chat_ctx.copy()
-        roles = {message.role for message in added(context.items, session.chat_ctx.items)}
-        missing = [] if "user" in roles else [ChatMessage("user", stream.text)]
-        if said and "assistant" not in roles:
-            missing.append(ChatMessage("assistant", said))
+        missing = unwritten(added(context.items, session.chat_ctx.items), stream.text, said)
         if missing:
             context.items.extend(missing)
             load_conversation(agent, context)
+        # Also for the turn that may follow in this block: the model would refuse what was broken off.
+        if not self._keeps_own and not are_whole(whole := [own(message) for message in context.items]):
+            agent.load_chat_ctx(ChatContext(mended(whole)))
+
+    def _joined(self) -> tuple[list[ChatMessage], int]:
+        """The conversation in whole pairs, and how many of its first messages are the record's."""
+        items, same = join(self.record.chat_ctx.items, self._session.chat_ctx.items)
+        # What was saved is whole, so only what is new is looked at.
+        start = beginning_of(items, same)
+        if not are_whole(items, start) and not self._keeps_own:
+            saved = items[start:same]
+            items[start:] = mended(items[start:])
+            _, kept = join(saved, items[start : start + len(saved)])
+            same = start + kept
+            self._replace(items)
+        return items, same
+
+    def _replace(self, items: list[ChatMessage]) -> None:
+        """Give the session another conversation than its agent has; who answers next is what a new process would be."""
+        self._session.chat_ctx = ChatContext(list(items))
+        self._changed = True
+        self._notes.clear()
+        if self._build is not None:
+            self._agent = None
+        elif self._agent is not None:
+            self._agent.load_chat_ctx(ChatContext(list(items)))
+            self._mark = mark(self._agent)
+
+    def _weigh(self, items: list[ChatMessage], same: int) -> Weights:
+        if self.known_weights is not None and same == len(self.record.chat_ctx.items):
+            return self.limits.weigh(items[same:], self.known_weights)
+        return self.limits.weigh(items)
 
     def _next_record(self) -> SessionRecord | None:
         record, session = self.record, self._session
         old = record.chat_ctx.items
-        items, same = join(old, session.chat_ctx.items)
+        items, same = self._joined()
         # Compared by what they look like: for Python 1 == True == 1.0, in JSON they differ.
         if not self._changed and same == len(items) == len(old) and repr(session.metadata) == repr(record.metadata):
             return None
@@ -363,6 +466,7 @@ class SessionHandle:
             chat_ctx=ChatContext(items),
             flow_state=session.flow_state,
             agent_state=self._agent_state,
+            route=session.route,
             metadata=session.metadata,
             last_turn_at=time.time(),
             turns=self.ring,

@@ -57,6 +57,7 @@ class SessionRecord:
         turns: the outcomes of past turns, see :class:`~sdqueue.sessions.TurnRing`.
         seq: how many final replies the session has had.
         parked_by: the id of the dead turn that later turns of the session wait for, where it is parked.
+        route: the name of the route that chose the session's agent, where there are routes.
         stored: what a save is checked against; kept by stores and copied by ``dataclasses.replace``.
     """
 
@@ -70,6 +71,7 @@ class SessionRecord:
     turns: TurnRing = field(default_factory=TurnRing)
     seq: int = 0
     parked_by: str | None = None
+    route: str | None = None
     stored: Stored = field(default=Stored(), compare=False, repr=False)
 
     def successor(self) -> SessionRecord:
@@ -99,8 +101,8 @@ class SessionRecord:
 def as_record(foreign: Any, base: SessionRecord | None) -> SessionRecord:
     """A record of superdialog's own worker as one of ours, to be saved in place of ``base``.
 
-    Such a record has no version to compare and knows none of ``turns``, ``agent_state``, ``seq`` and ``parked_by``;
-    these, ``created_at`` and the tool calls of messages stay what they are in the store.
+    Such a record has no version to compare and knows none of ``turns``, ``agent_state``, ``seq``, ``parked_by`` and
+    ``route``; these, ``created_at`` and the tool calls of messages stay what they are in the store.
 
     Parameters:
         foreign: has ``chat_ctx``, ``flow_state``, ``created_at``, ``last_turn_at`` and ``metadata``.

@@ -15,10 +15,12 @@ class SessionInit:
     Parameters:
         session_id: names the session.
         metadata: JSON values, kept in the record.
+        channel: of the turn that it is taken up by, where there is one. Not kept; what is chosen by it is.
     """
 
     session_id: str
     metadata: dict[str, Any] = field(default_factory=dict)
+    channel: str | None = None
 
 
 @dataclass
@@ -29,6 +31,8 @@ class Session:
     chat_ctx: ChatContext = field(default_factory=ChatContext)
     flow_state: FlowState | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    route: str | None = None
+    """Which of several agents it has, see :class:`~sdqueue.AgentRoutes`."""
 
     def assist(self, text: str) -> None:
         """Add a system message to the conversation; an empty one is ignored."""

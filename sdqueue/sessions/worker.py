@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from sdqueue.agents import AgentRoutes
 from sdqueue.sessions.handle import SessionHandle
+from sdqueue.sessions.history import HistoryPolicy
 from sdqueue.sessions.lease import SessionLease, leasing_for
+from sdqueue.sessions.limits import HistoryLimits, Weights
 from sdqueue.sessions.locks.asyncio import AsyncioLockBackend
 from sdqueue.sessions.locks.lock import LockBackend
 from sdqueue.sessions.record import SessionRecord
@@ -25,10 +28,11 @@ from sdqueue.sessions.stores.store import SessionStore, StartCounter, beginnings
 
 @dataclass
 class _Idle:
-    """An agent between two uses, and the record that its state was saved as."""
+    """An agent between two uses, the record that its state was saved as, and what its conversation weighs."""
 
     agent: Any
     record: SessionRecord
+    weights: Weights | None = None
 
 
 @dataclass(eq=False)
@@ -50,12 +54,15 @@ class SessionWorker:
             result = await h.turn("Hello")
 
     Parameters:
-        agent_factory: builds an agent; called for each session that is taken up.
-        agent_factory_ctx: instead, a factory that takes the :class:`~sdqueue.SessionInit` of the session.
+        agent_factory: builds an agent; called for each session that is taken up. Or :class:`~sdqueue.AgentRoutes`,
+            which choose one for each session.
+        agent_factory_ctx: instead, a factory that takes the :class:`~sdqueue.SessionInit` of the session, or routes.
         store: where sessions live; default: this process's memory.
         lock_backend: what serialises work on a session; default: within this process.
         max_sessions: so many agents are kept between uses, the least recently used is dropped first. Dropping one
             writes nothing: everything is saved when a block ends. With :class:`~sdqueue.NullSessionStore` none is.
+        history: what keeps conversations within a limit, or several of them, applied one after the other. An agent
+            that keeps its conversation in a state of its own is left alone, see :meth:`SessionHandle.overflows`.
 
     Raises:
         ValueError: not exactly one of the two factories is given, or ``max_sessions`` is negative.
@@ -64,18 +71,23 @@ class SessionWorker:
     def __init__(
         self,
         *,
-        agent_factory: Callable[[], Any] | None = None,
-        agent_factory_ctx: Callable[[SessionInit], Any] | None = None,
+        agent_factory: Callable[[], Any] | AgentRoutes | None = None,
+        agent_factory_ctx: Callable[[SessionInit], Any] | AgentRoutes | None = None,
         store: SessionStore | None = None,
         lock_backend: LockBackend | None = None,
         max_sessions: int = 1000,
+        history: HistoryPolicy | Sequence[HistoryPolicy] = (),
     ) -> None:
         if (agent_factory is None) == (agent_factory_ctx is None):
             raise ValueError("give exactly one of agent_factory and agent_factory_ctx")
         if max_sessions < 0:
             raise ValueError(f"max_sessions is {max_sessions}; give 0 to keep no agents, or more")
-        self._agent_factory = agent_factory
-        self._agent_factory_ctx = agent_factory_ctx
+        factory = agent_factory if agent_factory_ctx is None else agent_factory_ctx
+        self._routes = factory if isinstance(factory, AgentRoutes) else None
+        self._factory: Callable[..., Any] = factory  # type: ignore[assignment]  # one of the two is given
+        self.takes_init = agent_factory_ctx is not None or self._routes is not None
+        """Whether it matters what a new session is created with."""
+        self._limits = HistoryLimits(history if isinstance(history, Sequence) else [history])
         self._store: SessionStore = InMemorySessionStore() if store is None else store
         self._lock_backend: LockBackend = AsyncioLockBackend() if lock_backend is None else lock_backend
         # Asked once: to hold a store against a protocol costs more than much of a turn.
@@ -139,7 +151,8 @@ class SessionWorker:
                     # The caller may go on to change what it was handed; the record that is kept must not.
                     handle.session.metadata = copy.deepcopy(record.metadata)
                 if use.keep and handle.kept_agent is not None:
-                    self._keep(session_id, _Idle(handle.kept_agent, record))
+                    weights = handle.known_weights if record is handle.record else handle.weights
+                    self._keep(session_id, _Idle(handle.kept_agent, record, weights))
 
     async def count_start(self, session_id: str, turn_id: str) -> int:
         """Count a start of the agent on a turn that :meth:`acquire` was not told of, or another one inside a block.
@@ -195,22 +208,36 @@ class SessionWorker:
         record = lease.record
         if record is None and lease.unchanged:
             record = current.record if current is not None and current is known else await self._store.load(session_id)
-        agent = None
+        agent = weights = None
         if record is None:
             record = SessionRecord(metadata=init.metadata if init else {})
         elif current is not None and current.record.stored.is_same(record.stored):
-            record, agent = current.record, current.agent
-        session = Session(session_id, record.chat_ctx.copy(), record.flow_state, copy.deepcopy(record.metadata))
+            record, agent, weights = current.record, current.agent, current.weights
+        session = Session(
+            session_id, record.chat_ctx.copy(), record.flow_state, copy.deepcopy(record.metadata), record.route
+        )
+        if self._routes is not None and session.route is None:
+            self._choose(session, init)
+            record = replace(record, route=session.route)  # a suspect is run from the record, by the same agent
         handle = SessionHandle(session, agent, record=record, build=partial(self._build, session))
         handle.begun, handle.attempt = lease.begun, lease.attempt
         handle.waiting, handle.refusal = lease.waiting, lease.refusal
+        handle.limits, handle.known_weights = self._limits, weights
+        if self._routes is not None:
+            handle.choose_anew = partial(self._choose, session)
         return handle
 
+    def _choose(self, session: Session, init: SessionInit | None) -> None:
+        assert self._routes is not None
+        channel = None if init is None else init.channel
+        session.route = self._routes.choose(channel, session.metadata | ({} if init is None else init.metadata))
+
     def _build(self, session: Session) -> Any:
-        if self._agent_factory_ctx is not None:
-            return self._agent_factory_ctx(SessionInit(session.id, copy.deepcopy(session.metadata)))
-        assert self._agent_factory is not None
-        return self._agent_factory()
+        if self._routes is not None:
+            return self._routes.build(session.route)
+        if self.takes_init:
+            return self._factory(SessionInit(session.id, copy.deepcopy(session.metadata)))
+        return self._factory()
 
     def _keep(self, session_id: str, idle: _Idle) -> None:
         self._cache[session_id] = idle

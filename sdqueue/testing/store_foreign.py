@@ -25,7 +25,7 @@ class ForeignCases:
     async def test_a_foreign_record_is_saved_on_what_is_there(self, store: SessionStore, session_id: str) -> None:
         """What it knows nothing of stays, but for what an agent had dumped before this conversation went on."""
         record = make_record(
-            ["one"], agent_state={"a": 1}, created_at=1.0, metadata={"old": True}, seq=3, parked_by="t0"
+            ["one"], agent_state={"a": 1}, created_at=1.0, metadata={"old": True}, seq=3, parked_by="t0", route="r"
         )
         record.flow_state = FlowState("node")
         end(record, "t1", "r")
@@ -41,7 +41,7 @@ class ForeignCases:
             assert (loaded.version, loaded.created_at, loaded.last_turn_at) == (version, 1.0, 6.0)
             assert (loaded.metadata, loaded.flow_state) == ({"new": True}, FlowState("other"))
             assert (loaded.turns, loaded.agent_state) == (record.turns, None)
-            assert (loaded.seq, loaded.parked_by) == (3, "t0")
+            assert (loaded.seq, loaded.parked_by, loaded.route) == (3, "t0", "r")
 
     async def test_a_foreign_record_may_be_the_first(self, store: SessionStore, session_id: str) -> None:
         foreign: Any = ForeignRecord(ForeignContext([ForeignMessage("user", "one")]))

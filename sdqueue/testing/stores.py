@@ -85,6 +85,7 @@ class SessionStoreSuite(TurnCases, RefusalCases, ForeignCases):
             agent_state={"facts": {"name": "Ada"}},
             seq=7,
             parked_by="turn-\ud800",
+            route="metadata.plan:\ud800",
         )
         end(record, "turn-1", '{"text":"один"}', "")
         await store.save(session_id, record)

@@ -20,6 +20,7 @@ from sdqueue.observe import Observer
 from sdqueue.sessions import (
     AsyncioLockBackend,
     Deferred,
+    HistoryPolicy,
     InMemorySessionStore,
     LockBackend,
     Retention,
@@ -35,7 +36,7 @@ PATIENCE_S = 30.0
 QUICK = RetryPolicy(max_attempts=3, first_s=0.01, longest_s=0.02)
 """Tests wait for events, not for a backoff."""
 
-WORKERS = ("lock_backend", "max_sessions", "pool", "delta_log")
+WORKERS = ("lock_backend", "max_sessions", "history", "pool", "delta_log")
 """What :class:`Member` takes besides options."""
 
 Act = Callable[["Puppet"], Awaitable[Any]]
@@ -311,6 +312,7 @@ class Member:
         *,
         lock_backend: LockBackend | None = None,
         max_sessions: int = 1000,
+        history: Sequence[HistoryPolicy] = (),
         pool: MemoryPool | None = None,
         delta_log: DeltaLog | None = None,
     ) -> None:
@@ -322,6 +324,7 @@ class Member:
             store=FaultyStore(stand.store, self.faults),
             lock_backend=stand.locks if lock_backend is None else lock_backend,
             max_sessions=max_sessions,
+            history=history,
         )
         queues = stand.topology.turn_queues
         self.membership = None if pool is None else MemoryMembership(pool, queues, name=options.name)

@@ -71,6 +71,7 @@ records = st.builds(
     turns=rings(),
     seq=st.integers(0, 2**40),
     parked_by=st.none() | texts,
+    route=st.none() | texts,
 )
 
 

@@ -81,3 +81,14 @@ async def test_the_helper_looks_up(bot: Any) -> None:
         (result,) = await talk("bot:helper", "where is it?")
     assert result.text == '{"look_up":"a is on its way"}'
     assert [call.name for call in result.tool_calls] == ["look_up"]
+
+
+async def test_a_long_conversation_is_summarised(bot: Any) -> None:
+    for n in range(6):
+        async with bot.summarising.acquire("s") as handle:
+            await handle.turn(f"number {n}")
+    async with bot.summarising.acquire("s") as handle:
+        said = [message.content for message in handle.session.chat_ctx.items]
+    assert len(said) <= 6
+    assert "messages, the first of them: " in said[0]
+    assert said[-2] == "number 5"

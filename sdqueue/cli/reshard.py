@@ -12,7 +12,7 @@ import typer
 
 from sdqueue.backends import open_broker, opened_sessions, redis_url
 from sdqueue.brokers.topology import MAX_PARTITIONS, Topology
-from sdqueue.cli.options import STORE, Given, JsonOption, require_shared_broker, takes_settings
+from sdqueue.cli.options import KEYS, STORE, Given, JsonOption, require_shared_broker, takes_settings
 from sdqueue.consumer.membership import Pool, RedisPool
 from sdqueue.errors import ConfigurationError
 from sdqueue.resharding import Resharding, ReshardOptions, ReshardReport
@@ -22,7 +22,7 @@ from sdqueue.settings import Settings
 from sdqueue.urls import mask
 
 
-@takes_settings("broker_url", "namespace", *STORE, "prefetch", "max_text_bytes")
+@takes_settings("broker_url", "namespace", *STORE, *KEYS, "prefetch", "max_text_bytes")
 async def reshard(
     given: Given,
     partitions: Annotated[int, typer.Option(min=1, max=MAX_PARTITIONS, help="The new number of partitions.")],

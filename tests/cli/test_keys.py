@@ -193,6 +193,32 @@ async def test_dev_keeps_its_keys_in_its_folder(place: Place) -> None:
     assert not any(SECRET.encode() in path.read_bytes() for path in parts if path.name.startswith("sessions.db"))
 
 
+async def test_dev_keeps_streamed_answers_in_its_folder(place: Place) -> None:
+    """Wherever those of a pool are said to be."""
+    env = {"SDQUEUE_STREAM_URL": "sqlite:///of-the-pool.db", "SDQUEUE_STREAM_ENTRIES": "10"}
+    said = await place.run("dev", "--agent", "agents:wordy", stdin="hi\n", env=env)
+    assert "one two three" in said.out
+    assert not (place.folder / "of-the-pool.db").exists()
+
+
+async def test_follow_is_told_where_the_keys_are(place: Place) -> None:
+    """By the option too, as ``keys rotate`` is; without them, in words."""
+    env = with_keys(await key(place, "k1"))
+    broker, store = ("--broker-url", "sqlite:///b.db"), ("--store-url", "sqlite:///s.db")
+    keys = ("--keys-url", "sqlite:///elsewhere.keys")
+    one = await consumer(place, env, *broker, *store, *keys, "--agent", "agents:wordy")
+    sent = await place.run("send", "u", SECRET, "--id", "t", "--wait", "--stream", *broker)
+    assert sent.out == "one two three\n"
+    await stop(one)
+    told = await place.run("follow", "u", "t", *broker, *store, *keys, env=env)
+    assert (told.code, told.out) == (0, "one two three\n")
+    for options, given in ((keys, {}), ((), env)):
+        refused = await place.run("follow", "u", "t", *broker, *store, *options, env=given)
+        assert refused.code != 0
+        assert "'u'" in refused.err
+        assert "SDQUEUE_ENCRYPTION_KEYS" in refused.err or "SDQUEUE_KEYS_URL" in refused.err
+
+
 async def test_doctor_tries_the_keys(place: Place) -> None:
     env = with_keys(await key(place, "k1"))
     told = await place.run("doctor", "--broker-url", "memory://", "--store-url", "sqlite:///s.db", env=env)

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from sdqueue.sessions.sealing.keyring import parse_keys
-from tests.cli.place import Place, expect_end, expect_line
+from tests.cli.place import Place, expect_began, expect_end, expect_line
+from tests.servers.redis import LocalRedis
 from tests.sessions.sealing.places import Place as AtRest
 from tests.sessions.sealing.places import spellings
 
@@ -159,6 +160,76 @@ async def test_a_flood_is_sealed_while_it_waits(
     two = await consumer(place, env, *options)
     numbered = await place.run("send", "u", "how many?", "--wait", *broker)
     assert numbered.out == "Message 7 of this session: how many?\n"
+    await stop(two)
+
+
+async def test_a_session_that_is_erased_while_it_is_answered(
+    place: Place, where: tuple[list[str], list[str], AtRest]
+) -> None:
+    """The turn runs again on a session that knows nothing, its stream starts over, and others can read it at once."""
+    broker, store, at_rest = where
+    env = with_keys(await key(place, "k1"))
+    keys = [*store, *(broker[2:] or [])]
+    go = place.folder / "go"
+    go.touch()
+    one = await consumer(place, env, *broker, *store, "--agent", "agents:gated")
+    assert (await place.run("send", "u", SECRET, "--wait", *broker)).out == f"0 before, {SECRET}\n"
+    go.unlink()
+    (place.folder / "began").unlink()
+    asked = asyncio.create_task(place.run("send", "u", "anew", "--id", "t", "--wait", "--stream", "--json", *broker))
+    await expect_began(place, one)
+    erased = await place.run("keys", "erase", "u", *keys)
+    assert erased.out == "u: key erased, session deleted\n"
+    go.touch()
+    said = [json.loads(line) for line in (await asked).out.splitlines()]
+    assert said[-1]["text"] == "0 before, anew"
+    restarts = [each["metadata"]["stream"] for each in said[:-1] if each["metadata"]["stream"]["restart"]]
+    assert [place["index"] for place in restarts] == [0]
+    followed = await place.run("follow", "u", "t", "--json", *broker, *store, env=env)
+    told = [json.loads(line) for line in followed.out.splitlines()]
+    assert told[-1] == said[-1]
+    assert "".join(each["text"] for each in told[:-1]) == "0 before, anew"
+    content = await at_rest.content()
+    for spelling in spellings(SECRET):
+        assert spelling not in content
+    assert json.loads((await place.run("dead", "list", "--json", *broker)).out)["letters"] == []
+    again = await place.run("send", "u", "more", "--wait", *broker)
+    assert again.out == "2 before, more\n"
+    await stop(one)
+
+
+async def test_keys_that_cannot_be_reached_are_waited_for(
+    place: Place,
+    amqp_url: str,
+    redis_url: str,
+    namespace: str,
+    private_redis: Callable[..., Awaitable[LocalRedis]],
+) -> None:
+    """Given a key store that stands still, then is gone: nothing is dead, nothing is taken for a new session."""
+    redis = await private_redis("keys")
+    env = with_keys(await key(place, "k1")) | {"SDQUEUE_KEYS_URL": redis.url}
+    broker = ["--broker-url", amqp_url, "--namespace", namespace]
+    options = [*broker, "--store-url", redis_url]
+    one = await consumer(place, env, *options)
+    for session in ("u", "v"):
+        await place.run("send", session, "my name is Ada", "--wait", *broker)
+    await stop(one)
+    two = await consumer(place, env, *options)
+    await place.run("send", "v", "hi", "--wait", *broker)  # has its key in memory
+    redis.pause()
+    asked = [
+        asyncio.create_task(place.run("send", session, "what is my name?", "--wait", "--stream", *broker))
+        for session in ("u", "v", "new")
+    ]
+    assert "Ada" in (await asked[1]).out
+    assert two.stderr is not None
+    async with asyncio.timeout(30):
+        while "cannot be reached" not in (await two.stderr.readline()).decode():
+            pass
+    redis.resume()
+    assert "Ada" in (await asked[0]).out
+    assert "not told me" in (await asked[2]).out
+    assert json.loads((await place.run("dead", "list", "--json", *broker)).out)["letters"] == []
     await stop(two)
 
 

@@ -233,6 +233,45 @@ async def test_keys_that_cannot_be_reached_are_waited_for(
     await stop(two)
 
 
+async def test_parked_moved_and_replayed_under_seal(
+    place: Place, amqp_url: str, redis_url: str, namespace: str, tmp_path: Path
+) -> None:
+    """Turns behind a dead one, and in queues while the number of partitions changes, are sealed in the store."""
+    broker = ["--broker-url", amqp_url, "--namespace", namespace]
+    store, at_rest = ["--store-url", redis_url], AtRest("redis", tmp_path, redis_url, namespace)
+    env = with_keys(await key(place, "k1"))
+    parking = await consumer(place, env, *broker, *store, "--agent", "agents:broken", "--on-dead", "park")
+    assert (await place.run("send", "u", "my name is Ada", "--id", "t1", "--wait", *broker)).code == 1
+    await place.run("send", "u", f"{SECRET} one", "--id", "t2", *broker)
+    async with asyncio.timeout(20):
+        while b":deferred" not in await at_rest.content():
+            await asyncio.sleep(0.1)
+    await stop(parking)
+    await place.run("send", "u", f"{SECRET} two", "--id", "t3", *broker)
+    await place.run("send", "v", f"{SECRET} three", "--id", "t4", *broker)
+
+    reshard = ("topology", "reshard", "--partitions", "7", *broker, *store)
+    refused = await place.run(*reshard)
+    assert refused.code == 2
+    assert "SDQUEUE_ENCRYPTION_KEYS" in refused.err
+    done = await place.run(*reshard, env=env)
+    assert done.code == 0, done.err
+    assert "2 turns were put aside" in done.out
+    content = await at_rest.content()
+    for spelling in spellings(SECRET):
+        assert spelling not in content
+
+    seven = (*broker, "--partitions", "7")
+    memo = await consumer(place, env, *seven, *store, "--on-dead", "park")
+    # The same id: the answer to the turn that waited, and not to another.
+    assert "Ada" in (await place.run("send", "v", "", "--id", "t4", "--wait", *seven)).out
+    assert "t1" in (await place.run("dead", "replay", "t1", *seven)).out
+    assert "Ada" in (await place.run("send", "u", "", "--id", "t3", "--wait", *seven)).out
+    numbered = await place.run("send", "u", "how many?", "--wait", *seven)
+    assert numbered.out == "Message 4 of this session: how many?\n"
+    await stop(memo)
+
+
 async def test_keys_that_cannot_be_rotated_are_told(place: Place) -> None:
     """The session is named, the old keys must stay, and the exit code says that it is not done."""
     store = ("--store-url", "sqlite:///sessions.db")

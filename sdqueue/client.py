@@ -275,7 +275,8 @@ class Client:
                 "Client.from_settings() where SDQUEUE_STREAM_ENTRIES is not 0 and SDQUEUE_STREAM_URL, or else the "
                 "store, is no null://"
             )
-        place, newest = StreamOffset.parse(after), NewestAttempt()
+        place = StreamOffset.parse(after)
+        newest = NewestAttempt(place)
         entries = follow(self._delta_log, session_id, turn_id, after=place, timeout=timeout)
         async with aclosing(entries):
             async for entry in entries:

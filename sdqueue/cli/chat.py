@@ -10,12 +10,12 @@ import typer
 from sdqueue.backends import opened_sessions
 from sdqueue.cli.conversation import Conversation
 from sdqueue.cli.lines import Lines
-from sdqueue.cli.options import BROKER, STORE, Given, require_shared_broker, takes_settings
+from sdqueue.cli.options import BROKER, KEYS, STORE, Given, require_shared_broker, takes_settings
 from sdqueue.client import REPLY_TIMEOUT_S, Client
 from sdqueue.settings import Settings
 
 
-@takes_settings(*BROKER, *STORE, "max_text_bytes")
+@takes_settings(*BROKER, *STORE, *KEYS, "max_text_bytes")
 async def chat(
     given: Given,
     session: Annotated[str, typer.Argument(help="The session's id.")] = "chat",

@@ -12,7 +12,7 @@ import typer
 from sdqueue.backends import open_broker, opened_sessions
 from sdqueue.cli.letters import as_fields, body_of, moment, print_details, print_table, safe
 from sdqueue.cli.lines import Lines
-from sdqueue.cli.options import BROKER, STORE, Given, JsonOption, require_shared_broker, takes_settings
+from sdqueue.cli.options import BROKER, KEYS, STORE, Given, JsonOption, require_shared_broker, takes_settings
 from sdqueue.deadletters import Batch, DeadLetter, DeadLetters, LetterFilter
 from sdqueue.errors import ConfigurationError
 from sdqueue.settings import Settings
@@ -139,7 +139,7 @@ async def replay(
 
 
 @app.command("discard")
-@takes_settings(*BROKER, *STORE)
+@takes_settings(*BROKER, *STORE, *KEYS)
 async def discard(
     given: Given,
     turns: Names = None,

@@ -33,7 +33,7 @@ CHANNEL: Final = "dev"
 GRACE_S: Final = 2.0
 """Seconds that a running turn gets at the end, unless told otherwise."""
 
-OWN: Final = ("broker_url", "store_url", "lock_url", "keys_url", "metrics_port")
+OWN: Final = ("broker_url", "store_url", "lock_url", "stream_url", "keys_url", "metrics_port")
 """Settings that it has values of its own for."""
 
 
@@ -112,7 +112,7 @@ def _settings(given: Given, data: Path) -> Settings:
     folder = data.absolute()
     settings = Settings.load(
         **given, broker_url=f"sqlite:///{folder / 'broker.db'}", store_url=f"sqlite:///{folder / 'sessions.db'}",
-        lock_url="", keys_url="",
+        lock_url="", stream_url="", keys_url="",
     )  # fmt: skip
     # Whoever sits before it does not want to wait: what is running is answered after the next start.
     return settings if settings.origin("grace_s") != "default" else settings.model_copy(update={"grace_s": GRACE_S})

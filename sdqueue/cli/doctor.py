@@ -18,7 +18,7 @@ import typer
 from sdqueue.agents import AgentFactory, AgentRoutes, LLMAgentFactory, parse_routes
 from sdqueue.backends import default_lock_url, open_broker, opened_sessions
 from sdqueue.brokers import Broker, Delivery, Message
-from sdqueue.cli.options import BROKER, STORE, Given, JsonOption, agents_of, takes_settings
+from sdqueue.cli.options import BROKER, KEYS, STORE, Given, JsonOption, agents_of, takes_settings
 from sdqueue.errors import SdqueueError, StoreUnavailable, TopologyMismatch
 from sdqueue.sessions import LockBackend, SessionRecord, SessionStore
 from sdqueue.settings import Settings
@@ -43,7 +43,7 @@ class Finding:
     advice: str = ""
 
 
-@takes_settings(*BROKER, *STORE, "agent")
+@takes_settings(*BROKER, *STORE, *KEYS, "agent")
 async def doctor(
     given: Given,
     timeout: Annotated[float, typer.Option(help="Seconds that each check may take.")] = 10.0,

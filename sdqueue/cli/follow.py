@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from sdqueue.cli.options import Given, JsonOption, require_shared_broker, takes_settings
+from sdqueue.cli.options import KEYS, Given, JsonOption, require_shared_broker, takes_settings
 from sdqueue.cli.send import print_stream
 from sdqueue.client import REPLY_TIMEOUT_S, Client
 from sdqueue.settings import Settings
 
 
-@takes_settings("broker_url", "namespace", "store_url", "stream_url")
+@takes_settings("broker_url", "namespace", "store_url", "stream_url", *KEYS)
 async def follow(
     given: Given,
     session: Annotated[str, typer.Argument(help="The session's id.")],

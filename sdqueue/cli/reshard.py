@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from sdqueue.backends import open_broker, opened_sessions, redis_url
+from sdqueue.backends import open_broker, open_session_keys, opened_sessions, redis_url
 from sdqueue.brokers.topology import MAX_PARTITIONS, Topology
-from sdqueue.cli.options import STORE, Given, JsonOption, require_shared_broker, takes_settings
+from sdqueue.cli.options import KEYS, STORE, Given, JsonOption, require_shared_broker, takes_settings
 from sdqueue.consumer.membership import Pool, RedisPool
 from sdqueue.errors import ConfigurationError
 from sdqueue.resharding import Resharding, ReshardOptions, ReshardReport
@@ -22,7 +22,7 @@ from sdqueue.settings import Settings
 from sdqueue.urls import mask
 
 
-@takes_settings("broker_url", "namespace", *STORE, "prefetch", "max_text_bytes")
+@takes_settings("broker_url", "namespace", *STORE, *KEYS, "prefetch", "max_text_bytes")
 async def reshard(
     given: Given,
     partitions: Annotated[int, typer.Option(min=1, max=MAX_PARTITIONS, help="The new number of partitions.")],
@@ -45,6 +45,7 @@ async def reshard(
     settings = Settings.load(**given)
     require_shared_broker(settings)
     options = ReshardOptions(settings.prefetch, settings.max_text_bytes, timeout, at_most)
+    await _require_keys(settings)
     async with AsyncExitStack() as stack:
         store, _ = await stack.enter_async_context(opened_sessions(settings))
         if settings.store_url.startswith("memory:") or not offers(store, TurnBacklog):
@@ -62,6 +63,26 @@ async def reshard(
         print(json.dumps(asdict(report), indent=2))
     else:
         print("\n".join(_told(settings.namespace, report)))
+
+
+async def _require_keys(settings: Settings) -> None:
+    """Refuse to put turns plainly beside sealed sessions.
+
+    Raises:
+        ConfigurationError: sessions of the store have keys, and there is no master key.
+        StoreUnavailable: the key store cannot be reached.
+    """
+    if settings.encryption_keys.get_secret_value():
+        return
+    keys = open_session_keys(settings)
+    try:
+        async for session_id in keys.sessions():
+            raise ConfigurationError(
+                f"sessions of this store are sealed, such as {session_id!r}, and turns would be put aside in plain "
+                "text; set SDQUEUE_ENCRYPTION_KEYS as for the consumers"
+            )
+    finally:
+        await keys.aclose()
 
 
 def _say(text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sdqueue.messages import OutboundReply
+from sdqueue.streaming.offset import BEGINNING, StreamOffset
 
 
 class NewestAttempt:
@@ -11,9 +12,13 @@ class NewestAttempt:
     Where a consumer dies, stands still or loses its session, another one begins the answer anew, and what the first
     one still has to say arrives between the other's deltas. It is dropped here. The first delta of another attempt
     that is let through says ``restart``, also where that attempt's very first one was lost.
+
+    Parameters:
+        after: where the listener was before; the beginning: it has heard nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, after: StreamOffset = BEGINNING) -> None:
+        self._after = after
         self._attempt = 0
         self._word = ""
         self._index = -1
@@ -29,6 +34,9 @@ class NewestAttempt:
         if stream.attempt < self._attempt or word in self._past:
             return None
         begun, same = self._attempt > 0, word == self._word
+        if not begun:
+            begun = self._after != BEGINNING
+            same = begun and StreamOffset.parse(stream.offset).attempt == self._after.attempt
         if same and stream.index <= self._index:
             return None
         if not same:

@@ -119,8 +119,15 @@ class LogLine:
                 return
             deltas = [entry for entry in entries if not entry.offset.is_end]
             if deltas:
-                self._left_out = deltas[-1].offset.attempt
+                self._leave_out(deltas[-1].offset.attempt)
             entries = [entry for entry in entries if entry.offset.is_end]
             if not entries or number == ENDING_TRIES - 1:
                 return
             await asyncio.sleep(PAUSE_S)
+
+    def _leave_out(self, attempt: int) -> None:
+        """Write no more of an attempt, what came while its failing append was under way included."""
+        self._left_out = attempt
+        left = [entry for entry in self._entries if entry.offset.attempt != attempt]
+        self._writer.size -= sum(len(entry.body) for entry in self._entries) - sum(len(entry.body) for entry in left)
+        self._entries = left

@@ -31,6 +31,13 @@ async def wordy(text, history):
     for word in ("one ", "two ", "three"):
         yield word
 
+async def gated(text, history):
+    yield f"{len(history)} before, "
+    pathlib.Path("began").write_text(text)
+    while not pathlib.Path("go").exists():
+        await asyncio.sleep(0.02)
+    yield text
+
 async def slow(text, history):
     await asyncio.sleep(0.5)
     return f"slowly {text}"

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from sdqueue.sessions.sealing.keyring import parse_keys
-from tests.cli.place import Place, expect_end, expect_line
+from tests.cli.place import Place, expect_began, expect_end, expect_line
+from tests.servers.redis import LocalRedis
 from tests.sessions.sealing.places import Place as AtRest
 from tests.sessions.sealing.places import spellings
 
@@ -162,6 +163,115 @@ async def test_a_flood_is_sealed_while_it_waits(
     await stop(two)
 
 
+async def test_a_session_that_is_erased_while_it_is_answered(
+    place: Place, where: tuple[list[str], list[str], AtRest]
+) -> None:
+    """The turn runs again on a session that knows nothing, its stream starts over, and others can read it at once."""
+    broker, store, at_rest = where
+    env = with_keys(await key(place, "k1"))
+    keys = [*store, *(broker[2:] or [])]
+    go = place.folder / "go"
+    go.touch()
+    one = await consumer(place, env, *broker, *store, "--agent", "agents:gated")
+    assert (await place.run("send", "u", SECRET, "--wait", *broker)).out == f"0 before, {SECRET}\n"
+    go.unlink()
+    (place.folder / "began").unlink()
+    asked = asyncio.create_task(place.run("send", "u", "anew", "--id", "t", "--wait", "--stream", "--json", *broker))
+    await expect_began(place, one)
+    erased = await place.run("keys", "erase", "u", *keys)
+    assert erased.out == "u: key erased, session deleted\n"
+    go.touch()
+    said = [json.loads(line) for line in (await asked).out.splitlines()]
+    assert said[-1]["text"] == "0 before, anew"
+    restarts = [each["metadata"]["stream"] for each in said[:-1] if each["metadata"]["stream"]["restart"]]
+    assert [place["index"] for place in restarts] == [0]
+    followed = await place.run("follow", "u", "t", "--json", *broker, *store, env=env)
+    told = [json.loads(line) for line in followed.out.splitlines()]
+    assert told[-1] == said[-1]
+    assert "".join(each["text"] for each in told[:-1]) == "0 before, anew"
+    content = await at_rest.content()
+    for spelling in spellings(SECRET):
+        assert spelling not in content
+    assert json.loads((await place.run("dead", "list", "--json", *broker)).out)["letters"] == []
+    again = await place.run("send", "u", "more", "--wait", *broker)
+    assert again.out == "2 before, more\n"
+    await stop(one)
+
+
+async def test_keys_that_cannot_be_reached_are_waited_for(
+    place: Place,
+    amqp_url: str,
+    redis_url: str,
+    namespace: str,
+    private_redis: Callable[..., Awaitable[LocalRedis]],
+) -> None:
+    """Given a key store that stands still, then is gone: nothing is dead, nothing is taken for a new session."""
+    redis = await private_redis("keys")
+    env = with_keys(await key(place, "k1")) | {"SDQUEUE_KEYS_URL": redis.url}
+    broker = ["--broker-url", amqp_url, "--namespace", namespace]
+    options = [*broker, "--store-url", redis_url]
+    one = await consumer(place, env, *options)
+    for session in ("u", "v"):
+        await place.run("send", session, "my name is Ada", "--wait", *broker)
+    await stop(one)
+    two = await consumer(place, env, *options)
+    await place.run("send", "v", "hi", "--wait", *broker)  # has its key in memory
+    redis.pause()
+    asked = [
+        asyncio.create_task(place.run("send", session, "what is my name?", "--wait", "--stream", *broker))
+        for session in ("u", "v", "new")
+    ]
+    assert "Ada" in (await asked[1]).out
+    assert two.stderr is not None
+    async with asyncio.timeout(30):
+        while "cannot be reached" not in (await two.stderr.readline()).decode():
+            pass
+    redis.resume()
+    assert "Ada" in (await asked[0]).out
+    assert "not told me" in (await asked[2]).out
+    assert json.loads((await place.run("dead", "list", "--json", *broker)).out)["letters"] == []
+    await stop(two)
+
+
+async def test_parked_moved_and_replayed_under_seal(
+    place: Place, amqp_url: str, redis_url: str, namespace: str, tmp_path: Path
+) -> None:
+    """Turns behind a dead one, and in queues while the number of partitions changes, are sealed in the store."""
+    broker = ["--broker-url", amqp_url, "--namespace", namespace]
+    store, at_rest = ["--store-url", redis_url], AtRest("redis", tmp_path, redis_url, namespace)
+    env = with_keys(await key(place, "k1"))
+    parking = await consumer(place, env, *broker, *store, "--agent", "agents:broken", "--on-dead", "park")
+    assert (await place.run("send", "u", "my name is Ada", "--id", "t1", "--wait", *broker)).code == 1
+    await place.run("send", "u", f"{SECRET} one", "--id", "t2", *broker)
+    async with asyncio.timeout(20):
+        while b":deferred" not in await at_rest.content():
+            await asyncio.sleep(0.1)
+    await stop(parking)
+    await place.run("send", "u", f"{SECRET} two", "--id", "t3", *broker)
+    await place.run("send", "v", f"{SECRET} three", "--id", "t4", *broker)
+
+    reshard = ("topology", "reshard", "--partitions", "7", *broker, *store)
+    refused = await place.run(*reshard)
+    assert refused.code == 2
+    assert "SDQUEUE_ENCRYPTION_KEYS" in refused.err
+    done = await place.run(*reshard, env=env)
+    assert done.code == 0, done.err
+    assert "2 turns were put aside" in done.out
+    content = await at_rest.content()
+    for spelling in spellings(SECRET):
+        assert spelling not in content
+
+    seven = (*broker, "--partitions", "7")
+    memo = await consumer(place, env, *seven, *store, "--on-dead", "park")
+    # The same id: the answer to the turn that waited, and not to another.
+    assert "Ada" in (await place.run("send", "v", "", "--id", "t4", "--wait", *seven)).out
+    assert "t1" in (await place.run("dead", "replay", "t1", *seven)).out
+    assert "Ada" in (await place.run("send", "u", "", "--id", "t3", "--wait", *seven)).out
+    numbered = await place.run("send", "u", "how many?", "--wait", *seven)
+    assert numbered.out == "Message 4 of this session: how many?\n"
+    await stop(memo)
+
+
 async def test_keys_that_cannot_be_rotated_are_told(place: Place) -> None:
     """The session is named, the old keys must stay, and the exit code says that it is not done."""
     store = ("--store-url", "sqlite:///sessions.db")
@@ -191,6 +301,32 @@ async def test_dev_keeps_its_keys_in_its_folder(place: Place) -> None:
     assert [head[:8] for (head,) in heads] == ["sealed1:"]
     parts = [Path(root) / name for root, _, names in os.walk(place.folder / ".sdqueue") for name in names]
     assert not any(SECRET.encode() in path.read_bytes() for path in parts if path.name.startswith("sessions.db"))
+
+
+async def test_dev_keeps_streamed_answers_in_its_folder(place: Place) -> None:
+    """Wherever those of a pool are said to be."""
+    env = {"SDQUEUE_STREAM_URL": "sqlite:///of-the-pool.db", "SDQUEUE_STREAM_ENTRIES": "10"}
+    said = await place.run("dev", "--agent", "agents:wordy", stdin="hi\n", env=env)
+    assert "one two three" in said.out
+    assert not (place.folder / "of-the-pool.db").exists()
+
+
+async def test_follow_is_told_where_the_keys_are(place: Place) -> None:
+    """By the option too, as ``keys rotate`` is; without them, in words."""
+    env = with_keys(await key(place, "k1"))
+    broker, store = ("--broker-url", "sqlite:///b.db"), ("--store-url", "sqlite:///s.db")
+    keys = ("--keys-url", "sqlite:///elsewhere.keys")
+    one = await consumer(place, env, *broker, *store, *keys, "--agent", "agents:wordy")
+    sent = await place.run("send", "u", SECRET, "--id", "t", "--wait", "--stream", *broker)
+    assert sent.out == "one two three\n"
+    await stop(one)
+    told = await place.run("follow", "u", "t", *broker, *store, *keys, env=env)
+    assert (told.code, told.out) == (0, "one two three\n")
+    for options, given in ((keys, {}), ((), env)):
+        refused = await place.run("follow", "u", "t", *broker, *store, *options, env=given)
+        assert refused.code != 0
+        assert "'u'" in refused.err
+        assert "SDQUEUE_ENCRYPTION_KEYS" in refused.err or "SDQUEUE_KEYS_URL" in refused.err
 
 
 async def test_doctor_tries_the_keys(place: Place) -> None:

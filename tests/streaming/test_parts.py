@@ -207,6 +207,23 @@ async def test_the_end_is_tried_again_and_then_given_up(monkeypatch: pytest.Monk
     assert len(log.errors) == 5 - writer_module.ENDING_TRIES
 
 
+async def test_an_attempt_of_which_an_append_failed_is_written_no_further() -> None:
+    """Given pieces that were said while the failing append was under way, then these are left out too: no gap."""
+    log = Slow()
+    line = LogWriter(log, lambda _: None).line("s", "t")
+    log.errors = [OSError("one")]
+    line.write(delta(0))
+    await asyncio.sleep(0)
+    for index in range(1, 4):
+        line.write(delta(index))
+    log.go_on.set()
+    assert await line.written(timeout=5)
+    line.write(delta(4))
+    line.write(END)
+    assert await line.written(timeout=5)
+    assert await log.bodies() == ["end"]
+
+
 async def test_a_writer_that_closes_writes_what_is_left() -> None:
     log = Slow()
     writer = LogWriter(log, lambda _: None)
@@ -259,6 +276,24 @@ async def test_after_a_delta_of_an_attempt_that_failed_comes_the_next_attempt(
     await log.append("s", "t", [entry("a", 1, 0), entry("b", 1, 1)])
     await log.append("s", "t", [entry("A", 3, 0), end("A")])
     assert await texts(client, after="1-2") == ["A", "A"]
+
+
+async def test_who_comes_back_from_an_older_attempt_is_told_to_start_over_whatever_is_left_of_the_newer(
+    client: Client, log: MemoryDeltaLog
+) -> None:
+    """Given a newer attempt whose first deltas are kept no more, or a replay, whose first attempt has the number 1."""
+    await log.append("s", "t", [entry("C", 2, 2), entry("D", 2, 3), end("ABCD")])
+    found = [reply async for reply in client.read_stream("s", "t", after="1-2")]
+    assert [bool(each.stream and each.stream.restart) for each in found] == [True, False, False]
+    found = [reply async for reply in client.read_stream("s", "t", after="2-3")]
+    assert [bool(each.stream and each.stream.restart) for each in found] == [False, False]
+    again = reply("x", 1, 0).model_copy(
+        update={"metadata": {"stream": {"attempt": 1, "index": 0, "restart": False, "offset": "1048577-1"}}}
+    )
+    await log.append("s", "t", [LogEntry(StreamOffset.of(1, 0, replay=1), again.to_bytes().decode())])
+    replayed = await anext(client.read_stream("s", "t", after="1-2"))
+    assert replayed.stream is not None
+    assert replayed.stream.restart
 
 
 async def test_the_end_of_a_reader_is_as_that_of_one_who_asks(client: Client, log: MemoryDeltaLog) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -129,6 +129,47 @@ async def test_an_erased_answer_is_a_forgotten_one() -> None:
     assert await sealed(inner, keys).read("s", "t", after=BEGINNING, wait_s=0) is None
     with pytest.raises(StreamNotFound):
         await anext(follow(sealed(inner, keys), "s", "t", after=SECRET.offset, timeout=1))
+
+
+class _Counting(MemoryDeltaLog):
+    """Counts how often it is read."""
+
+    reads = 0
+
+    async def read(
+        self, session_id: str, turn_id: str, *, after: StreamOffset, wait_s: float
+    ) -> Sequence[LogEntry] | None:
+        self.reads += 1
+        return await super().read(session_id, turn_id, after=after, wait_s=wait_s)
+
+
+async def test_a_reader_of_an_erased_answer_waits_and_asks_no_more_than_others() -> None:
+    inner, keys = _Counting(), MemorySessionKeys()
+    await sealed(inner, keys).append("s", "t", [SECRET])
+    await erase_key(keys, "s")
+    with pytest.raises(StreamNotFound):
+        await anext(follow(sealed(inner, keys), "s", "t", after=BEGINNING, timeout=0.3))
+    assert inner.reads < 10
+
+
+async def test_what_is_said_after_an_erasure_is_read() -> None:
+    """Given a process that remembers the key, when the turn runs again on the new session, then readers get that.
+
+    Also the reply that ends the turn, behind deltas that nothing opens any more.
+    """
+    inner, keys = MemoryDeltaLog(), MemorySessionKeys()
+    log = sealed(inner, keys)
+    await log.append("s", "t", [SECRET])
+    await log.append("s", "u", [SECRET])
+    await erase_key(keys, "s")
+    anew = LogEntry(StreamOffset.of(2, 0), "anew")
+    end = LogEntry(StreamOffset.end(), "end")
+    await log.append("s", "t", [anew])
+    reader = sealed(inner, keys)
+    assert await reader.read("s", "t", after=BEGINNING, wait_s=0) == [anew]
+    await log.append("s", "u", [end])
+    assert await reader.read("s", "u", after=BEGINNING, wait_s=0) == [end]
+    assert list(await reader.read("s", "u", after=end.offset, wait_s=0) or ()) == []
 
 
 class _Silent(MemorySessionKeys):

@@ -60,6 +60,8 @@ STANDING: Final = Script("keys", "backlog", "standing")
 REFUSE: Final = Script("keys", "backlog", "refuse")
 BACKLOGGED: Final = Script("backlogged")
 UNLIST: Final = Script("unlist")
+KEYGET: Final = Script("keyget")
+KEYGONE: Final = Script("keygone")
 KEYSWAP: Final = Script("keyswap")
 
 

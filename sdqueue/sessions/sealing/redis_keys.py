@@ -13,11 +13,14 @@ from sdqueue.errors import ConfigurationError
 from sdqueue.sessions.redis.connection import connect
 from sdqueue.sessions.redis.keys import KeySpace
 from sdqueue.sessions.redis.records import turn_bytes
-from sdqueue.sessions.redis.scripts import KEYSWAP, ScriptRunner
+from sdqueue.sessions.redis.scripts import KEYGET, KEYGONE, KEYSWAP, ScriptRunner
 
 _LONGER_S: Final = 24 * 3600
 """Seconds that a key outlives the last use of it beyond the life of its session: its life starts anew only when a
 process asks for it, which is less often than it saves."""
+
+_LISTED_S: Final = 3600.0
+"""Seconds that a session without a key is left in the index: it is listed before its key is there."""
 
 
 class RedisSessionKeys:
@@ -29,7 +32,8 @@ class RedisSessionKeys:
     Parameters:
         url: see :func:`~sdqueue.sessions.redis.connection.connect`.
         namespace: the prefix of its keys; all processes of a pool have the same.
-        ttl_s: as of the session store: a key that was not used for so long, and a day more, is forgotten.
+        ttl_s: as of the session store: a key that was not used for so long, and a day more, is forgotten. Where others
+            are told more, theirs holds.
         client: instead of the URL, a redis-py client of the application's own.
 
     Raises:
@@ -54,7 +58,7 @@ class RedisSessionKeys:
     async def get(self, session_id: str) -> bytes | None:
         """See :meth:`SessionKeys.get <sdqueue.sessions.sealing.keys.SessionKeys.get>`."""
         key = self._keys.wrapped(session_id)
-        found = self._scripts.command("GETEX", key, "PX", int(self._ttl_s * 1000))
+        found = self._scripts.call(KEYGET, (key,), (int(self._ttl_s * 1000),))
         listed = self._list(session_id)  # in the same pipeline
         entry: bytes | None = await found
         await listed
@@ -70,13 +74,17 @@ class RedisSessionKeys:
 
     async def sessions(self) -> AsyncIterator[str]:
         """See :meth:`SessionKeys.sessions <sdqueue.sessions.sealing.keys.SessionKeys.sessions>`."""
-        horizon = time.time() - self._ttl_s
-        await self._scripts.command("ZREMRANGEBYSCORE", self._keys.wrapped_index, "-inf", horizon)
         cursor = b"0"
         while True:
             cursor, part = await self._scripts.command("ZSCAN", self._keys.wrapped_index, cursor, "COUNT", 1000)
-            for name in part[::2]:
-                yield name.decode("utf-8", "surrogatepass")
+            names = [name.decode("utf-8", "surrogatepass") for name in part[::2]]
+            # By the keys themselves: whoever lists them may have been told of another life than whoever uses them.
+            there = await asyncio.gather(*(self._scripts.command("EXISTS", self._keys.wrapped(name)) for name in names))
+            for name, at, exists in zip(names, part[1::2], there, strict=True):
+                if exists:
+                    yield name
+                elif float(at) < time.time() - _LISTED_S:
+                    await self._scripts.call(KEYGONE, (self._keys.wrapped_index,), (turn_bytes(name), at))
             if cursor == b"0":
                 return
 

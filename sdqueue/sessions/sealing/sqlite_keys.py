@@ -49,6 +49,8 @@ class SQLiteSessionKeys:
 
     async def sessions(self) -> AsyncIterator[str]:
         """See :meth:`SessionKeys.sessions <sdqueue.sessions.sealing.keys.SessionKeys.sessions>`."""
+        if not self._path.exists():
+            return  # who only asks makes no file
         after = b""
         while ids := await self._thread.read(partial(_ids, after)):
             for session_id in ids:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,39 @@ async def test_redis_keys_outlive_their_sessions_by_a_day(
         await redis.zadd(f"{namespace}:keys", {"long gone": 1.0})
     assert [session_id async for session_id in keys.sessions()] == ["s"]
     await keys.aclose()
+
+
+@pytest.mark.redis
+async def test_who_is_told_of_a_shorter_life_shortens_none_and_forgets_none(
+    redis_url: str, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given sessions that live for a year, when a client or ``keys rotate`` with the default of 30 days comes by.
+
+    Otherwise the key would end before its session, or a rotation would leave it under the old master key unseen.
+    """
+    from redis.asyncio import Redis
+
+    from sdqueue import RedisSessionKeys
+
+    year = 365 * 24 * 3600.0
+    keys, other = (RedisSessionKeys(redis_url, namespace=namespace, ttl_s=ttl_s) for ttl_s in (year, 30 * 86_400))
+    with monkeypatch.context() as patch:
+        before = time.time() - 100 * 86_400
+        patch.setattr("sdqueue.sessions.sealing.redis_keys.time.time", lambda: before)
+        await keys.swap("unused for long", None, b"a")
+    await keys.swap("s", None, b"a")
+    async with Redis.from_url(redis_url) as redis:
+        name = f"{namespace}:{{s}}:key"
+        assert await other.get("s") == b"a"
+        assert await redis.ttl(name) > year
+        assert await other.swap("s", None, b"b") == b"a"
+        assert await redis.ttl(name) > year
+        assert await other.swap("s", b"a", b"c") == b"c"
+        assert await redis.ttl(name) > year
+    assert sorted([each async for each in other.sessions()]) == ["s", "unused for long"]
+    assert sorted([each async for each in keys.sessions()]) == ["s", "unused for long"]
+    await keys.aclose()
+    await other.aclose()
 
 
 # Reading and writing

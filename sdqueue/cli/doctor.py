@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import typer
 
-from sdqueue.agents import LLMAgentFactory
+from sdqueue.agents import LLMAgentFactory, as_agent
 from sdqueue.backends import default_lock_url, open_broker, opened_sessions
 from sdqueue.brokers import Broker, Delivery, Message
 from sdqueue.cli.options import BROKER, STORE, Given, JsonOption, agents_of, takes_settings
@@ -231,7 +231,7 @@ class ClockError(SdqueueError):
 async def _check_agent(settings: Settings) -> str:
     asks = ""
     async with agents_of(settings) as factory:
-        agent = factory()
+        agent = as_agent(factory())
         if isinstance(factory, LLMAgentFactory):
             asks = f" that asks {factory.llm.model} at {mask(factory.llm.base_url)}"
     missing = [name for name in ("turn", "chat_ctx", "load_chat_ctx") if not hasattr(agent, name)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from sdqueue.agents import as_agent
 from sdqueue.sessions.handle import SessionHandle
 from sdqueue.sessions.lease import SessionLease, leasing_for
 from sdqueue.sessions.locks.asyncio import AsyncioLockBackend
@@ -208,9 +209,9 @@ class SessionWorker:
 
     def _build(self, session: Session) -> Any:
         if self._agent_factory_ctx is not None:
-            return self._agent_factory_ctx(SessionInit(session.id, copy.deepcopy(session.metadata)))
+            return as_agent(self._agent_factory_ctx(SessionInit(session.id, copy.deepcopy(session.metadata))))
         assert self._agent_factory is not None
-        return self._agent_factory()
+        return as_agent(self._agent_factory())
 
     def _keep(self, session_id: str, idle: _Idle) -> None:
         self._cache[session_id] = idle

@@ -19,6 +19,7 @@ from sdqueue.agents.llm import LLM, LLMAgent, LLMAgentFactory, LLMOptions, Tool
 from sdqueue.agents.loading import as_agent_factory, load_agent_factory
 from sdqueue.agents.memo import MemoAgent
 from sdqueue.agents.routes import AgentRoutes, load_agents, opened_agents, parse_routes
+from sdqueue.agents.wrapping import as_agent
 
 __all__ = [
     "LLM",
@@ -40,6 +41,7 @@ __all__ = [
     "ToolCall",
     "TurnContext",
     "TurnResult",
+    "as_agent",
     "as_agent_factory",
     "as_turn_result",
     "current_turn",

@@ -10,7 +10,7 @@ from sdqueue.agents.chat import ChatContext, ChatMessage
 from sdqueue.agents.extras import extra
 from sdqueue.agents.history import Answer, HistoryAgent, as_text
 from sdqueue.agents.langchain_messages import from_langchain, to_langchain
-from sdqueue.agents.langgraph_thread import GraphThread
+from sdqueue.agents.langgraph_thread import GraphThread, check_chats
 from sdqueue.errors import AgentResultError
 
 with extra("langgraph"):
@@ -26,12 +26,13 @@ class LangGraphAgent(HistoryAgent):
     A graph that calls ``interrupt`` replies with its question, and the next turn is the answer.
 
     Parameters:
-        graph: compiled.
+        graph: compiled. ConfigurationError is raised where its state has no ``messages``.
         chat_ctx: a conversation to go on from.
     """
 
     def __init__(self, graph: Any, *, chat_ctx: ChatContext | None = None) -> None:
         super().__init__(chat_ctx)
+        check_chats(graph)
         self._graph = graph
         self.history_limited = not graph.checkpointer  # which keeps the messages itself
         self._state: dict[str, Any] | None = None

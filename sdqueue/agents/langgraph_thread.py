@@ -17,6 +17,16 @@ with extra("langgraph"):
     from langgraph.checkpoint.memory import InMemorySaver
 
 
+def check_chats(graph: Any) -> None:
+    """Raise ConfigurationError for a graph without messages."""
+    if "messages" not in graph.channels:
+        has = ", ".join(name for name in graph.channels if not name.startswith(("__", "branch:")))
+        raise ConfigurationError(
+            f"the graph's state has no messages, only {has}; a graph that chats has them, as langgraph's MessagesState "
+            "does"
+        )
+
+
 class GraphThread:
     """One run of a graph, from the state that was saved last to the next one. Neither changes that state.
 
@@ -32,11 +42,6 @@ class GraphThread:
     """
 
     def __init__(self, graph: Any, state: dict[str, Any] | None) -> None:
-        if "messages" not in graph.channels:
-            raise ConfigurationError(
-                f"the graph's state has no messages, only {', '.join(graph.channels)}; a graph that chats has them, as "
-                "langgraph's MessagesState does"
-            )
         self._state = state or {}
         turn = current_turn()
         session_id = turn.session_id if turn else "session"

@@ -19,6 +19,8 @@ from sdqueue.errors import ConfigurationError
 MODEL_PREFIX: Final = "openai/"
 """What the name of an agent begins with that is nothing but a model."""
 
+_ADVICE: Final = {"StateGraph": "; of a StateGraph give what its compile() returns"}
+
 SYSTEM_PROMPT: Final = "SDQUEUE_SYSTEM_PROMPT"
 """The environment variable with what such a model is told first."""
 
@@ -70,7 +72,11 @@ def as_agent_factory(found: Any, *, name: str = "agent") -> AgentFactory:
     Raises:
         ConfigurationError: it is none of these.
     """
-    if (factory_of_known := wrapped(found)) is not None:
+    try:
+        factory_of_known = wrapped(found)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name}: {error}") from error
+    if factory_of_known is not None:
         return factory_of_known
     if inspect.iscoroutinefunction(found) or inspect.isasyncgenfunction(found):
         try:
@@ -84,7 +90,7 @@ def as_agent_factory(found: Any, *, name: str = "agent") -> AgentFactory:
     if not callable(found):
         raise ConfigurationError(
             f"{name}: is {type(found).__name__}, not a factory; give a class or function that builds an agent, "
-            "or an async function (text, history) -> str"
+            f"or an async function (text, history) -> str{_ADVICE.get(type(found).__name__, '')}"
         )
     required = [
         p.name

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import typer
 
-from sdqueue.agents import AgentFactory, AgentRoutes, LLMAgentFactory, parse_routes
+from sdqueue.agents import AgentFactory, AgentRoutes, LLMAgentFactory, as_agent, parse_routes
 from sdqueue.backends import default_lock_url, open_broker, opened_sessions
 from sdqueue.brokers import Broker, Delivery, Message
 from sdqueue.cli.options import BROKER, KEYS, STORE, Given, JsonOption, agents_of, takes_settings
@@ -237,7 +237,7 @@ async def _check_agent(settings: Settings) -> str:
 
 
 def _described(factory: AgentFactory, name: str) -> str:
-    agent = factory()
+    agent = as_agent(factory())
     missing = [attribute for attribute in ("turn", "chat_ctx", "load_chat_ctx") if not hasattr(agent, attribute)]
     if missing:
         raise TypeError(f"{name} builds a {type(agent).__name__} without {', '.join(missing)}")

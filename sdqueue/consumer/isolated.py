@@ -72,9 +72,10 @@ async def answer(agent_factory: AgentFactory | AgentRoutes, request: dict[str, A
 async def _run(agent_factory: AgentFactory | AgentRoutes, request: dict[str, Any], say: Callable[[str], None]) -> str:
     session_id = request["session_id"]
     store = InMemorySessionStore()
-    record = decode(request["record"])
-    record.stored = Stored()
-    await store.save(session_id, record)
+    if request["record"] is not None:
+        record = decode(request["record"])
+        record.stored = Stored()
+        await store.save(session_id, record)
     worker = SessionWorker(agent_factory=agent_factory, store=store)
     set_current_turn(TurnContext(request["turn_id"], session_id, request["attempt"], request.get("metadata", {})))
     async with worker.acquire(session_id) as handle:

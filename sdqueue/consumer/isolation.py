@@ -69,7 +69,8 @@ class Isolation:
         assert work.turn is not None
         assert handle.record is not None
         request = {
-            "record": encode(handle.record),
+            # None of a new session: it begins with what the agent that is built there has to begin with.
+            "record": encode(handle.record) if handle.record.stored.version else None,
             "session_id": work.session_id,
             "turn_id": work.turn_id,
             "metadata": work.metadata,

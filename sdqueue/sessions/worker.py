@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from sdqueue.agents import AgentRoutes
+from sdqueue.agents import AgentRoutes, as_agent
 from sdqueue.sessions.handle import SessionHandle
 from sdqueue.sessions.history import HistoryPolicy
 from sdqueue.sessions.lease import SessionLease, leasing_for
@@ -234,10 +234,10 @@ class SessionWorker:
 
     def _build(self, session: Session) -> Any:
         if self._routes is not None:
-            return self._routes.build(session.route)
+            return as_agent(self._routes.build(session.route))
         if self.takes_init:
-            return self._factory(SessionInit(session.id, copy.deepcopy(session.metadata)))
-        return self._factory()
+            return as_agent(self._factory(SessionInit(session.id, copy.deepcopy(session.metadata))))
+        return as_agent(self._factory())
 
     def _keep(self, session_id: str, idle: _Idle) -> None:
         self._cache[session_id] = idle

@@ -262,11 +262,14 @@ async def test_calls_without_ids_get_some(server: OpenAIServer, llm: LLM) -> Non
     assert [m["tool_call_id"] for m in server.requests[1].messages if m["role"] == "tool"] == ids
 
 
-async def test_calls_that_a_server_sends_whole_under_one_index_are_several(server: OpenAIServer, llm: LLM) -> None:
+@pytest.mark.parametrize("ids", [("c1", "c2"), ("", "")], ids=["other ids", "no ids"])
+async def test_calls_that_a_server_sends_whole_under_one_index_are_several(
+    server: OpenAIServer, llm: LLM, ids: tuple[str, str]
+) -> None:
     calls = [
         {
             "index": 0,
-            "id": f"c{n}",
+            "id": ids[n - 1],
             "type": "function",
             "function": {"name": "weather", "arguments": f'{{"city":"{n}"}}'},
         }
@@ -279,7 +282,28 @@ async def test_calls_that_a_server_sends_whole_under_one_index_are_several(serve
     body = "".join(f"data: {json.dumps({'id': 'x', **line})}\n\n" for line in lines) + "data: [DONE]\n\n"
     server.script(Raw(body.encode(), "text/event-stream"), Say("Good."))
     result = await ask(LLMAgent(llm=llm, tools=[weather]), stream=True)
-    assert [(c.id, c.arguments) for c in result.tool_calls] == [("c1", {"city": "1"}), ("c2", {"city": "2"})]
+    assert [c.arguments for c in result.tool_calls] == [{"city": "1"}, {"city": "2"}]
+    assert len({c.id for c in result.tool_calls}) == 2
+
+
+@both
+async def test_half_characters_of_a_model_or_a_tool_spoil_no_turn(server: OpenAIServer, llm: LLM, stream: bool) -> None:
+    """They can be neither sent back to the server nor saved."""
+
+    def half() -> str:
+        return "half a \ud83d"
+
+    def broken() -> str:
+        raise ValueError("\ud800")
+
+    server.script(
+        Calls(("c\ud83d", "half", "{}"), ("c2", "broken", "{}"), ("c3", "\ud83d", '{"\ud83d": 1}')), Say("Good.")
+    )
+    agent = LLMAgent(llm=llm, tools=[half, broken])
+    assert (await ask(agent, stream=stream)).text == "Good."
+    said = [m.content for m in agent.chat_ctx.items if m.role == "tool"]
+    assert said[:2] == ["half a \ufffd", "Error: ValueError: \ufffd"]
+    assert repr(agent.chat_ctx.items).encode()
 
 
 # Streams

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from sdqueue import ConfigurationError, Tool, TurnContext, current_turn
 from sdqueue.agents import set_current_turn
-from sdqueue.agents.llm.model import RequestedCall
+from sdqueue.agents.llm.completion import RequestedCall
 from sdqueue.agents.llm.tools import Toolbox
 
 
@@ -147,6 +147,15 @@ async def times_out_by_itself() -> None:
     raise TimeoutError("the shop is closed")
 
 
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+async def fails_without_words() -> None:
+    raise Unprintable
+
+
 async def takes_long() -> None:
     await asyncio.Event().wait()
 
@@ -155,6 +164,7 @@ async def takes_long() -> None:
     ("tool", "told"),
     [
         (fails, "Error: LookupError: no such order: 7"),
+        (fails_without_words, "Error: Unprintable: (its message cannot be shown: __str__ raised RuntimeError)"),
         (exits, "Error: SystemExit: 3"),
         (exits_in_its_thread, "Error: SystemExit: 3"),
         (cancels_itself, "Error: the tool was cancelled"),

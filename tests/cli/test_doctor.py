@@ -29,7 +29,7 @@ async def test_doctor_says_what_to_do_about_each_failure(place: Place) -> None:
     assert failed == ["topology", "store", "agent"]
     assert "-> run `sdqueue topology apply`" in sick.out
     assert "SDQUEUE_STORE_URL; now sqlite:///sessions.db" in sick.out
-    assert "builds a NoAgent without turn, chat_ctx, load_chat_ctx" in sick.out
+    assert "the agent factory made a NoAgent, which has no turn()" in sick.out
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

@@ -226,3 +226,11 @@ async def consume(folder: Path, topology: Topology) -> None:
 
 if __name__ == "__main__":
     asyncio.run(consume(Path(sys.argv[1]), Topology("poison", partitions=1)))
+
+
+class Prompted(Acting):
+    """Has something in its conversation before anybody has said anything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chat_ctx.append(ChatMessage("system", "You count."))

@@ -18,7 +18,7 @@ from sdqueue.brokers.sqlite import SQLiteBroker
 from sdqueue.brokers.topology import Topology
 from sdqueue.consumer.processes import supervise
 from sdqueue.messages import DeadTurn, partition_of, routing_key
-from tests.consumer.acting import AGENT, Acting
+from tests.consumer.acting import AGENT, Acting, Prompted
 from tests.consumer.stand import PATIENCE_S, Changes, Stand
 
 
@@ -54,6 +54,20 @@ async def test_the_poison_is_dead_and_an_innocent_suspect_is_answered_with_its_s
     assert (await stand.record("good")).agent_state == {"heard": 2}
     assert stand.begun("good") == stand.begun("bad") == {}
     assert "hello" in capfd.readouterr().out
+
+
+async def test_a_new_session_begins_alone_as_it_would_here(stand: Stand) -> None:
+    """With what its agent has in the conversation before the first turn."""
+    async with stand.running(Prompted, agent="tests.consumer.acting:Prompted", isolate_after=0):
+        await stand.send("s", "hello", id="t")
+        await stand.expect_reply("t")
+        await stand.send("s", "again", id="u")
+        await stand.expect_reply("u")
+    said = [(message.role, message.content.split(" in ")[0]) for message in (await stand.record("s")).chat_ctx.items]
+    assert said == [
+        *(("system", "You count."), ("user", "hello"), ("assistant", "1. hello")),
+        *(("user", "again"), ("assistant", "2. again")),
+    ]
 
 
 async def test_a_turn_begun_once_before_runs_as_usual(stand: Stand) -> None:

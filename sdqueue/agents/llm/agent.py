@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from sdqueue.agents.agent import StreamChunk, TurnResult
 from sdqueue.agents.chat import ChatContext, ChatMessage, ToolCall
-from sdqueue.agents.llm.model import LLM, Completion, RequestedCall, as_request
+from sdqueue.agents.llm.completion import Completion, RequestedCall
+from sdqueue.agents.llm.model import LLM, as_request
 from sdqueue.agents.llm.options import LLMOptions
 from sdqueue.agents.llm.tools import Tool, Toolbox
 from sdqueue.errors import ConfigurationError, TooManyRounds

@@ -9,10 +9,8 @@ from __future__ import annotations
 import asyncio
 import importlib
 import os
-import uuid
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from json import JSONDecodeError
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -20,8 +18,9 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from pydantic_core import to_json
 
 from sdqueue.agents.chat import ChatMessage
+from sdqueue.agents.llm.completion import Completion, Parts, requested, usage_of, words_of
 from sdqueue.agents.llm.options import LLMOptions
-from sdqueue.errors import ConfigurationError, ModelAnswerError, ModelInterrupted
+from sdqueue.errors import ConfigurationError, ModelAnswerError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
@@ -32,32 +31,6 @@ PREFIX: Final = "openai/"
 
 MIN_KEY: Final = 8
 """Characters of a key that is a secret."""
-
-
-@dataclass(frozen=True)
-class RequestedCall:
-    """A tool that the model asks for; the arguments are its own words, which may be no JSON."""
-
-    id: str
-    name: str
-    arguments: str
-
-
-@dataclass(frozen=True)
-class Completion:
-    """What the model said in one round.
-
-    Parameters:
-        text: its words.
-        calls: the tools that it asks for.
-        finish: why it ended: ``stop``, ``length``, ``tool_calls``, ``content_filter``.
-        usage: tokens, where the server tells them.
-    """
-
-    text: str
-    calls: tuple[RequestedCall, ...] = ()
-    finish: str = "stop"
-    usage: Mapping[str, int] = field(default_factory=dict)
 
 
 _shared: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[Any, LLM]]] = WeakKeyDictionary()
@@ -159,7 +132,7 @@ class LLM:
             if not stream:
                 yield self._completion(answer)
                 return
-            parts = _Parts()
+            parts = Parts()
             async with answer as chunks:
                 async for chunk in chunks:
                     if piece := parts.add(chunk):
@@ -204,9 +177,9 @@ class LLM:
         for call in getattr(message, "tool_calls", None) or ():
             function = getattr(call, "function", None)
             name, arguments = getattr(function, "name", None), getattr(function, "arguments", None)
-            calls.append(RequestedCall(call.id or _made_up(), name or "", arguments or ""))
+            calls.append(requested(call.id, name, arguments))
         finish = getattr(choices[0], "finish_reason", None) or "stop"
-        return Completion(_words(message), tuple(calls), finish, _usage(answer))
+        return Completion(words_of(message), tuple(calls), finish, usage_of(answer))
 
 
 def as_request(message: ChatMessage) -> dict[str, Any]:
@@ -227,77 +200,9 @@ def as_request(message: ChatMessage) -> dict[str, Any]:
     return body
 
 
-class _Parts:
-    """An answer in pieces, put together."""
-
-    def __init__(self) -> None:
-        self._said: list[str] = []
-        self._calls: list[dict[str, str]] = []
-        self._at: dict[int, dict[str, str]] = {}
-        self._finish: str | None = None
-        self._usage: dict[str, int] = {}
-
-    def add(self, chunk: Any) -> str:
-        """Take a piece, and return the words in it."""
-        self._usage = _usage(chunk) or self._usage
-        choices = getattr(chunk, "choices", None)
-        if not choices:
-            return ""  # the last one of some servers has only the usage
-        self._finish = getattr(choices[0], "finish_reason", None) or self._finish
-        delta = getattr(choices[0], "delta", None)
-        for call in getattr(delta, "tool_calls", None) or ():
-            self._add_call(call)
-        text = _words(delta)
-        if text:
-            self._said.append(text)
-        return text
-
-    def _add_call(self, part: Any) -> None:
-        index = getattr(part, "index", None)
-        call = self._at.get(index if index is not None else -1)
-        # Some servers send several calls whole, all under one index: another id is another call.
-        if call is None or (part.id and call["id"] and part.id != call["id"]):
-            call = {"id": "", "name": "", "arguments": ""}
-            self._calls.append(call)
-            self._at[index if index is not None else -1] = call
-        call["id"] = call["id"] or part.id or ""
-        function = getattr(part, "function", None)
-        call["name"] = call["name"] or getattr(function, "name", None) or ""
-        call["arguments"] += getattr(function, "arguments", None) or ""
-
-    def completion(self) -> Completion:
-        if self._finish is None:
-            raise ModelInterrupted(
-                f"the stream of the model's server ended after {len(self._said)} pieces, without the end of the answer"
-            )
-        calls = tuple(RequestedCall(call["id"] or _made_up(), call["name"], call["arguments"]) for call in self._calls)
-        return Completion("".join(self._said), calls, self._finish, self._usage)
-
-
-def _words(message: Any) -> str:
-    """The words of a message or a delta: its content, as text or as parts, or the refusal in its place."""
-    content = getattr(message, "content", None) or getattr(message, "refusal", None) or ""
-    if isinstance(content, list):
-        content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    # Halves of a character outside of the basic plane cannot be written as UTF-8.
-    text = str(content)
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def _usage(answer: Any) -> dict[str, int]:
-    usage = getattr(answer, "usage", None)
-    names = ("prompt_tokens", "completion_tokens", "total_tokens")
-    return {name: count for name in names if isinstance(count := getattr(usage, name, None), int)}
-
-
 def _refused(message: str, code: Any) -> ModelAnswerError:
     status = int(code) if str(code or "").isdigit() else 500
     return ModelAnswerError(f"the model's server gave up: {message} (code {code})", status_code=status)
-
-
-def _made_up() -> str:
-    """An id for a call that came without one."""
-    return f"call_{uuid.uuid4().hex}"
 
 
 def _connect(base_url: str | None, api_key: str | None) -> AsyncOpenAI:

@@ -15,7 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import from_json, to_json
 
 from sdqueue.agents.chat import ToolCall
-from sdqueue.agents.llm.model import RequestedCall
+from sdqueue.agents.llm.completion import RequestedCall, valid
 from sdqueue.errors import ConfigurationError
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -120,7 +120,7 @@ class Tool:
             # The last two as well: raised in a task they would end the process, and all other turns with it.
             if clock.expired():
                 return f"Error: no result within {limit:g} s"
-            return f"Error: {type(error).__name__}: {error}"
+            return f"Error: {type(error).__name__}: {_said(error)}"
 
 
 class Toolbox:
@@ -177,7 +177,7 @@ class Toolbox:
         if not isinstance(arguments, dict):
             why = f"are no JSON: {arguments}" if isinstance(arguments, ValueError) else "are no JSON object"
             return done, f"Error: the arguments {why}; got {call.arguments[:_SHOWN]!r}"
-        return done, await tool.run(arguments, timeout=timeout)
+        return done, valid(await tool.run(arguments, timeout=timeout))
 
 
 @dataclass(frozen=True)
@@ -240,3 +240,10 @@ def _is_async(function: Callable[..., Any]) -> bool:
 
 def _as_text(result: Any) -> str:
     return result if isinstance(result, str) else to_json(result, fallback=str).decode()
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001 -- __str__ is the tool's code too
+        return f"(its message cannot be shown: __str__ raised {type(broken).__name__})"

@@ -5,10 +5,15 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, TypedDict
 
 import pytest
+from langgraph.graph import START, StateGraph
 
-from sdqueue.agents import load_agent_factory
+from sdqueue.agents import as_agent_factory, load_agent_factory
+from sdqueue.errors import ConfigurationError
+from sdqueue.sessions import SessionWorker
+from tests.agents.brains import bots
 
 HERE = "tests.agents.brains.bots"
 
@@ -32,6 +37,32 @@ def test_an_object_of_a_library_is_an_agent_for_each_session(attribute: str, kin
         return
     assert type(factory()).__name__ == kind
     assert factory() is not factory()
+
+
+async def test_a_factory_may_return_an_object_of_a_library() -> None:
+    """As one does whose checkpointer is made inside the event loop."""
+    worker = SessionWorker(agent_factory=lambda: bots.graph)
+    async with worker.acquire("s") as handle:
+        await handle.turn("hello")
+        assert type(handle.agent).__name__ == "LangGraphAgent"
+
+
+@pytest.mark.parametrize("made", [None, 3, bots.graph.builder])
+async def test_a_factory_that_makes_no_agent_is_told_so(made: Any) -> None:
+    with pytest.raises(ConfigurationError, match=f"made a {type(made).__name__}, which has no turn"):
+        async with SessionWorker(agent_factory=lambda: made).acquire("s"):
+            pass
+
+
+def test_a_graph_that_cannot_chat_is_refused_when_it_is_loaded() -> None:
+    class Count(TypedDict):
+        count: int
+
+    builder = StateGraph(Count).add_node("one", lambda state: state).add_edge(START, "one")
+    with pytest.raises(ConfigurationError, match="bot:graph: the graph's state has no messages, only count; "):
+        as_agent_factory(builder.compile(), name="bot:graph")
+    with pytest.raises(ConfigurationError, match=r"give what its compile\(\) returns"):
+        as_agent_factory(builder, name="bot:graph")
 
 
 @pytest.mark.parametrize(

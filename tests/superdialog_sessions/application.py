@@ -18,8 +18,11 @@ from superdialog.session import SessionWorker
 from sdqueue import (
     FileLockBackend,
     FileSessionStore,
+    Keyring,
     RedisLockBackend,
+    RedisSessionKeys,
     RedisSessionStore,
+    Sealer,
     SQLiteSessionStore,
     VersionConflict,
 )
@@ -31,7 +34,7 @@ class Plan:
     """What a process does.
 
     Parameters:
-        backend: ``file``, ``sqlite`` or ``redis``.
+        backend: ``file``, ``sqlite``, ``redis``, or ``redis-sealed``.
         where: a directory, or the address of a Redis.
         namespace: the prefix of keys in Redis.
         name: of the process, the first word of each text.
@@ -61,8 +64,11 @@ def open_backends(plan: Plan) -> dict[str, Any]:
             "store": SQLiteSessionStore(f"{plan.where}/sessions.db"),
             "lock_backend": FileLockBackend(f"{plan.where}/locks"),
         }
+    sealer = None
+    if plan.backend == "redis-sealed":
+        sealer = Sealer(Keyring({"k1": b"1" * 32}), RedisSessionKeys(plan.where, namespace=plan.namespace))
     return {
-        "store": RedisSessionStore(plan.where, namespace=plan.namespace),
+        "store": RedisSessionStore(plan.where, namespace=plan.namespace, sealer=sealer),
         "lock_backend": RedisLockBackend(plan.where, namespace=plan.namespace),
     }
 

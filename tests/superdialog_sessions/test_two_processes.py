@@ -24,9 +24,9 @@ KEEPING = 1000
 """superdialog's default: every agent of the test is kept."""
 
 
-@pytest.fixture(params=["file", "sqlite", "redis"])
+@pytest.fixture(params=["file", "sqlite", "redis", "redis-sealed"])
 def backend(request: pytest.FixtureRequest, tmp_path: Path, namespace: str) -> Plan:
-    where = request.getfixturevalue("redis_url") if request.param == "redis" else str(tmp_path)
+    where = request.getfixturevalue("redis_url") if request.param.startswith("redis") else str(tmp_path)
     return Plan(request.param, where, namespace, "", KEEPING)
 
 

@@ -62,6 +62,7 @@ BACKLOGGED: Final = Script("backlogged")
 UNLIST: Final = Script("unlist")
 KEYGET: Final = Script("keyget")
 KEYGONE: Final = Script("keygone")
+KEYSLISTED: Final = Script("keyslisted")
 KEYSWAP: Final = Script("keyswap")
 
 

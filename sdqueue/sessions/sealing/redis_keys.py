@@ -13,7 +13,7 @@ from sdqueue.errors import ConfigurationError
 from sdqueue.sessions.redis.connection import connect
 from sdqueue.sessions.redis.keys import KeySpace
 from sdqueue.sessions.redis.records import turn_bytes
-from sdqueue.sessions.redis.scripts import KEYGET, KEYGONE, KEYSWAP, ScriptRunner
+from sdqueue.sessions.redis.scripts import KEYGET, KEYGONE, KEYSLISTED, KEYSWAP, ScriptRunner
 
 _LONGER_S: Final = 24 * 3600
 """Seconds that a key outlives the last use of it beyond the life of its session: its life starts anew only when a
@@ -76,7 +76,7 @@ class RedisSessionKeys:
         """See :meth:`SessionKeys.sessions <sdqueue.sessions.sealing.keys.SessionKeys.sessions>`."""
         cursor = b"0"
         while True:
-            cursor, part = await self._scripts.command("ZSCAN", self._keys.wrapped_index, cursor, "COUNT", 1000)
+            cursor, part = await self._scripts.call(KEYSLISTED, (self._keys.wrapped_index,), (cursor,))
             names = [name.decode("utf-8", "surrogatepass") for name in part[::2]]
             # By the keys themselves: whoever lists them may have been told of another life than whoever uses them.
             there = await asyncio.gather(*(self._scripts.command("EXISTS", self._keys.wrapped(name)) for name in names))

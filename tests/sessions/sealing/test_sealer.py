@@ -29,6 +29,7 @@ from sdqueue import (
 from sdqueue.sessions import Keyring, Sealer, TurnOutcome, erase_key, rotate
 from sdqueue.sessions.sealing.entry import KeyEntry
 from sdqueue.testing.records import HOSTILE_IDS, end, make_record, say
+from tests.servers.redis_group import RedisGroup
 from tests.sessions.sealing.places import K1, K2, KINDS, Place, place
 
 
@@ -135,6 +136,25 @@ async def test_who_is_told_of_a_shorter_life_shortens_none_and_forgets_none(
     assert sorted([each async for each in keys.sessions()]) == ["s", "unused for long"]
     await keys.aclose()
     await other.aclose()
+
+
+@pytest.mark.redis
+async def test_on_a_cluster_all_sessions_with_a_key_are_listed(redis_group: RedisGroup) -> None:
+    """Whatever nodes their keys are on; what has none any more leaves the index."""
+    from redis.asyncio import RedisCluster
+
+    from sdqueue import RedisSessionKeys
+
+    port = (await redis_group.cluster())[0]
+    keys = RedisSessionKeys(f"redis+cluster://127.0.0.1:{port}")
+    ids = [f"s{n}" for n in range(20)]
+    for name in ids:
+        await keys.swap(name, None, b"x")
+    async with RedisCluster(host="127.0.0.1", port=port) as redis:
+        await redis.zadd("sdqueue:keys", {"long gone": 1.5})
+        assert sorted([name async for name in keys.sessions()]) == sorted(ids)
+        assert await redis.zscore("sdqueue:keys", "long gone") is None
+    await keys.aclose()
 
 
 # Reading and writing

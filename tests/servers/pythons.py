@@ -39,13 +39,12 @@ def main() -> int:
     parser.add_argument("pytest", nargs="*", help="arguments of pytest for the tests that need no server, after --")
     given = parser.parse_args()
     system = Debian(given.suite, os.environ)
-    lines = []
+    lines: list[str] = []
     try:
-        python = Python(system)
+        for line in _runs(Python(system), given.pytest):
+            lines.append(line)  # one by one: what has run is told, also where the next cannot
     except Unavailable as why:
         lines.append(f"{system.name}: NOT RUN: {why}")
-    else:
-        lines += _runs(python, given.pytest)
     print("\n== What ran on what\n" + "\n".join(lines), flush=True)
     return int(any("FAILED" in line for line in lines))
 

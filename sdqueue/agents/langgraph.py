@@ -46,8 +46,8 @@ class LangGraphAgent(HistoryAgent):
         self._state = state
 
     async def _answer(self, text: str, *, stream: bool) -> AsyncGenerator[str | Answer, None]:
-        thread, said, items = GraphThread(self._graph, self._state), ChatMessage("user", text), self._chat.items
-        told = thread.unheard(items) + ([] if thread.asking else [said])
+        thread, said = await GraphThread.begun(self._graph, self._state), ChatMessage("user", text)
+        told = thread.unheard(self._chat.items) + ([] if thread.asking else [said])
         given = {uuid.uuid4().hex: message for message in told}
         todo: Any = {"messages": [to_langchain(message, id_) for id_, message in given.items()]}
         if thread.asking:
@@ -75,6 +75,6 @@ class LangGraphAgent(HistoryAgent):
             new.append(ChatMessage("assistant", as_text(question.value)))
             yield new[-1].content
         left = [given[message.id] for message in after if message.id in given]
-        kept = list(items) if keeps else [message for message in left if message is not said]
+        kept = list(self._chat.items) if keeps else [message for message in left if message is not said]
         self._state = thread.state(question and question.id, heard=len(kept) + len(new), last=new[-1].content)
         yield Answer(new[-1].content, new, kept)

@@ -6,7 +6,7 @@ import copy
 import uuid
 from base64 import b64decode, b64encode
 from itertools import groupby
-from typing import Any
+from typing import Any, Self
 
 from sdqueue.agents.agent import current_turn
 from sdqueue.agents.chat import ChatMessage
@@ -31,7 +31,7 @@ class GraphThread:
     """One run of a graph, from the state that was saved last to the next one. Neither changes that state.
 
     A run never goes on from the newest checkpoint of its thread, which may be what a turn has left that was not saved:
-    one in the record is the only one there, and one elsewhere is named.
+    one in the record is the only one there, and one elsewhere is named. Made by :meth:`begun`.
 
     Parameters:
         graph: compiled.
@@ -63,7 +63,27 @@ class GraphThread:
                     )
             elif self._state:
                 self._where["checkpoint_id"] = self._state["checkpoint_id"]
-        self.config = {"configurable": self._where, "metadata": {"session_id": session_id}}
+        self._session_id = session_id
+
+    @classmethod
+    async def begun(cls, graph: Any, state: dict[str, Any] | None) -> Self:
+        """The same, ready to run.
+
+        In a checkpointer of its own a run would change what it goes on from: an answer to a question is written to the
+        checkpoint that asks, and a subgraph that remembers takes up its newest checkpoint, whoever left that. Such a
+        run has a thread to itself, with a copy of what was saved.
+        """
+        thread = cls(graph, state)
+        if thread._saver is None and state and graph.checkpointer:
+            remembering = [name for name, sub in graph.get_subgraphs(recurse=True) if sub.checkpointer is True]
+            if thread.asking or remembering:
+                await thread._fork(remembering)
+        return thread
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the graph is to be run with."""
+        return {"configurable": self._where, "metadata": {"session_id": self._session_id}}
 
     @property
     def asking(self) -> str | None:
@@ -109,6 +129,23 @@ class GraphThread:
         state = {**self._where, "asking": asking, "heard": heard, "last": last}
         return {**state, "checkpoints": self._dump(self._saver, unfinished=bool(asking))} if self._saver else state
 
+    async def _fork(self, remembering: list[str]) -> None:
+        saver, old = self.graph.checkpointer, self._where
+        self._where = {**old, "thread_id": f"{self._session_id}:{uuid.uuid4().hex}"}
+        places = [{**old, "checkpoint_ns": ""}]
+        places += [{"thread_id": old["thread_id"], "checkpoint_ns": name} for name in remembering]
+        if self.asking:
+            places += _inner(await self.graph.aget_state({"configurable": old}, subgraphs=True))
+        for place in {each["checkpoint_ns"]: each for each in places}.values():
+            found = await saver.aget_tuple({"configurable": place})
+            if found is None:
+                continue  # it has not been there yet
+            config = {"configurable": {"thread_id": self._where["thread_id"], "checkpoint_ns": place["checkpoint_ns"]}}
+            versions = found.checkpoint["channel_versions"]
+            config = await saver.aput(config, found.checkpoint, found.metadata, versions)
+            for task_id, group in groupby(found.pending_writes or (), key=lambda write: write[0]):
+                await saver.aput_writes(config, [(channel, value) for _, channel, value in group], task_id)
+
     def _dump(self, saver: InMemorySaver, *, unfinished: bool) -> list[dict[str, Any]]:
         """The last checkpoint, and those of subgraphs: of a single run of one only where it waits for an answer."""
         found: dict[str, dict[str, Any]] = {}
@@ -129,3 +166,14 @@ class GraphThread:
             for task_id, group in groupby(writes, key=lambda write: write[0]):
                 saver.put_writes(config, [(channel, value) for _, channel, value in group], task_id)
         return saver
+
+
+def _inner(snapshot: Any) -> list[dict[str, Any]]:
+    """Where the subgraphs stand that wait within a state."""
+    found = []
+    for task in snapshot.tasks:
+        if getattr(task.state, "config", None):
+            where = task.state.config["configurable"]
+            found += [{n: where[n] for n in ("thread_id", "checkpoint_ns", "checkpoint_id") if n in where}]
+            found += _inner(task.state)
+    return found

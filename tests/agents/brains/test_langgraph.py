@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated, Any, TypedDict
 
@@ -225,10 +226,44 @@ async def test_a_state_without_messages_is_refused() -> None:
         await LangGraphAgent(graph_of(node, state=State)).turn("hi")
 
 
-async def test_an_answer_that_is_given_again_after_a_crash_answers_one_question() -> None:
-    """Where the checkpoint is in the session, the run that was lost has left nothing."""
-    agent = LangGraphAgent(graph_of(twice, checkpointer=InMemorySaver()))
-    await agent.turn("hi")
-    lost, again = resumed(agent), resumed(agent)
-    assert [await text_of(lost, "1"), await text_of(again, "1")] == ["b?", "b?"]
-    assert await text_of(resumed(again), "2") == "1 and 2"
+@pytest.fixture(params=["in memory", "in a database"])
+async def saver(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Any]:
+    if request.param == "in memory":
+        yield InMemorySaver()
+        return
+    async with aiosqlite.connect(tmp_path / "db") as connection:
+        yield AsyncSqliteSaver(connection)
+
+
+async def test_an_answer_that_is_given_again_after_a_crash_answers_one_question(saver: Any) -> None:
+    """The run that was lost has left nothing where the next one goes on, in a subgraph neither."""
+    outer = StateGraph(MessagesState).add_node("inner", graph_of(twice)).add_edge(START, "inner")
+    for graph in (graph_of(twice, checkpointer=saver), outer.compile(checkpointer=saver)):
+        agent = LangGraphAgent(graph)
+        await agent.turn("hi")
+        for lost in ("lost", "lost too"):
+            assert await text_of(resumed(agent), lost) == "b?"
+        again = resumed(agent)
+        assert await text_of(again, "1") == "b?"
+        assert await text_of(resumed(again), "lost") == "1 and lost"
+        assert await text_of(resumed(again), "2") == "1 and 2"
+
+
+async def test_a_subgraph_that_remembers_knows_nothing_of_a_turn_that_was_lost(saver: Any) -> None:
+    """Its memory is one of its own, beside the checkpoint that the session names."""
+
+    class Visits(MessagesState):
+        visits: int
+
+    def visit(state: Visits) -> Any:
+        visits = state.get("visits", 0) + 1
+        return {"visits": visits, "messages": [AIMessage(f"visit {visits}")]}
+
+    inner = graph_of(visit, checkpointer=True, state=Visits)
+    outer = StateGraph(MessagesState).add_node("inner", inner).add_edge(START, "inner")
+    agent = LangGraphAgent(outer.compile(checkpointer=saver))
+    for number in range(1, 4):
+        for _ in range(2):
+            again = resumed(agent)
+            assert await text_of(again, "hi") == f"visit {number}"
+        agent = again

@@ -14,7 +14,7 @@ from sdqueue.sessions.conversation import added, join, mark, own
 from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.ring import Retention, TurnOutcome
 from sdqueue.sessions.session import Session
-from sdqueue.sessions.streams import TurnStream
+from sdqueue.sessions.streams import TurnStream, check_cancelled, times_cancelled
 
 
 class SessionHandle:
@@ -124,8 +124,10 @@ class SessionHandle:
             self._shared = False
         self._turned = self.started = True
         self._notes.clear()
+        cancelled = times_cancelled()
         try:
             result = await agent.turn(text, stream=stream, **extra)
+            check_cancelled(cancelled)
         except BaseException:
             self._give_up(agent)
             raise

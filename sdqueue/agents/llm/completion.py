@@ -122,16 +122,6 @@ def _is_another(id_: str | None, name: str, call: Mapping[str, str]) -> bool:
     return bool(name) and _is_json(call["arguments"])
 
 
-def _is_another(id_: str | None, name: str, call: Mapping[str, str]) -> bool:
-    """Whether a part is of another call than the one begun under its index: some servers send all under one.
-
-    Another id is another call; without ids, a name after arguments that have come to their end.
-    """
-    if id_ and call["id"]:
-        return id_ != call["id"]
-    return bool(name) and _is_json(call["arguments"])
-
-
 def _is_json(text: str) -> bool:
     try:
         from_json(text)

@@ -17,7 +17,7 @@ from sdqueue.sessions.pairs import are_whole, beginning_of, mended
 from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.ring import Retention, TurnOutcome
 from sdqueue.sessions.session import Session, SessionInit
-from sdqueue.sessions.streams import TurnStream
+from sdqueue.sessions.streams import TurnStream, check_cancelled, times_cancelled
 
 _LOG: Final = logging.getLogger("sdqueue.sessions")
 
@@ -140,8 +140,10 @@ class SessionHandle:
             self._shared = False
         self._turned = self.started = True
         self._notes.clear()
+        cancelled = times_cancelled()
         try:
             result = await agent.turn(text, stream=stream, **extra)
+            check_cancelled(cancelled)
         except BaseException:
             self._give_up(agent)
             raise

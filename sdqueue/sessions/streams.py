@@ -76,8 +76,10 @@ class TurnStream:
             await close()
 
     async def _next(self) -> Any:
+        cancelled = times_cancelled()
         try:
-            return await anext(self._pieces)
+            piece = await anext(self._pieces)
+            check_cancelled(cancelled)
         except StopAsyncIteration:
             self.whole = True
             raise
@@ -86,6 +88,23 @@ class TurnStream:
         except BaseException:
             self.failed = True
             raise
+        return piece
+
+
+def times_cancelled() -> int:
+    """How many requests to cancel the current task has had that nobody has taken back."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
+
+
+def check_cancelled(before: int) -> None:
+    """Raise CancelledError where the task was cancelled since, and the agent has swallowed that.
+
+    Parameters:
+        before: what :func:`times_cancelled` said then.
+    """
+    if times_cancelled() > before:
+        raise asyncio.CancelledError
 
 
 async def _single(result: Any) -> AsyncIterator[StreamChunk]:

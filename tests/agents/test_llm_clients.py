@@ -106,6 +106,14 @@ def test_only_one_prefix_is_taken_off_a_models_name() -> None:
     ]
 
 
+@pytest.mark.parametrize("key", ["sk-from-a-file\n", "sk-from-a-letter\u2026", "sk\x00"])
+def test_a_key_that_no_header_can_have_is_refused_at_once_and_not_shown(key: str) -> None:
+    """Otherwise every turn is tried four times, and dies of a connection error."""
+    with pytest.raises(ConfigurationError, match="OPENAI_API_KEY") as caught:
+        LLM("test-model", api_key=key)
+    assert key[:5] not in str(caught.value)
+
+
 def test_a_missing_key_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigurationError, match=r"without a key: .*Set OPENAI_API_KEY"):

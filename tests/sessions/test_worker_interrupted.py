@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from sdqueue.agents import ChatMessage, StreamChunk
 from sdqueue.errors import StoreUnavailable
 from sdqueue.sessions import InMemorySessionStore, SessionWorker
 from tests.sessions.stubs import (
@@ -150,3 +151,45 @@ async def test_a_failing_save_does_not_count_as_saved() -> None:
     store.fault = None
     async with worker.acquire("s", turn_id="t") as handle:
         assert handle.begun == 1
+
+
+class Stubborn(Plain):
+    """Takes its cancellation for a failure of its model, and has an answer for that."""
+
+    stuck: asyncio.Event
+
+    async def turn(self, text: str, *, stream: bool = False) -> Any:
+        if text != "stuck":
+            return await super().turn(text, stream=stream)
+        pieces = self._sorry(text)
+        return pieces if stream else await anext(aiter(pieces))
+
+    async def _sorry(self, text: str) -> AsyncIterator[Any]:
+        try:
+            self.stuck.set()
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.chat_ctx.append(ChatMessage("user", text))
+            yield StreamChunk("Sorry?", done=True)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_a_turn_whose_agent_swallows_its_cancellation_leaves_nothing_either(stream: bool) -> None:
+    """It was cancelled all the same: whoever did that wants no answer, and no trace of one."""
+    Stubborn.stuck = asyncio.Event()
+    store = InMemorySessionStore()
+    worker = SessionWorker(agent_factory=Stubborn, store=store)
+    await take(worker, "hello")
+    before = await store.load("s")
+
+    turn = asyncio.create_task(take_named(worker, "stuck", stream=stream))
+    await Stubborn.stuck.wait()
+    turn.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await turn
+
+    after = await store.load("s")
+    assert before is not None
+    assert after is not None
+    assert after.chat_ctx == before.chat_ctx
+    assert after.version == before.version

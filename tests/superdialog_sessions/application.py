@@ -1,6 +1,6 @@
-"""An application on superdialog's own worker, as a process: python -m tests.superdialog_sessions.application.
+"""An application on superdialog's own worker, for a process of its own: :func:`run`.
 
-Its arguments are one JSON object, see :class:`Plan`. It says ``ready``, waits for a line, takes its turns in all
+It says ``ready``, waits for a line, takes its turns in all
 sessions at once, and writes each with its answer as a line of JSON when its block has ended.
 """
 
@@ -98,9 +98,8 @@ async def talk(worker: Any, session_id: str, plan: Plan) -> None:
         print(json.dumps(line), flush=True)
 
 
-async def main() -> None:
+async def main(plan: Plan) -> None:
     """Ready, wait, talk."""
-    plan = Plan(**json.loads(sys.argv[1]))
     # Wherever the same store is used by several workers, no two of them have a session in common.
     workers = {
         name: SessionWorker(agent_factory=brain, max_sessions=plan.max_sessions, **open_backends(plan))
@@ -114,5 +113,6 @@ async def main() -> None:
                 group.create_task(talk(worker, f"{name}-{number}", plan))
 
 
-if __name__ == "__main__":
-    asyncio.run(main())
+def run(plan: Plan) -> None:
+    """Be such a process."""
+    asyncio.run(main(plan))

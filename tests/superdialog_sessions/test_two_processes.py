@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import sdqueue
 from sdqueue import SessionRecord
-from tests.superdialog_sessions.application import Plan, open_backends
+from tests.nursery import Forked, forked
+from tests.superdialog_sessions.application import Plan, open_backends, run
 from tests.superdialog_sessions.brains import BRAINS
 
 KEEPING = 1000
@@ -60,8 +58,7 @@ async def test_a_killed_process_takes_nothing_with_it(backend: Plan) -> None:
     plans = [_plan(backend, name, 0) for name in "AB"]
     async with _process(plans[0]) as dying, _process(plans[1]) as living:
         going_on = asyncio.create_task(_talked(living))
-        await _begin(dying)
-        assert dying.stdout is not None
+        dying.say("go")
         announced = [json.loads(await dying.stdout.readline()) for _ in range(15)]
         dying.kill()
         rest = await dying.stdout.read()
@@ -85,41 +82,18 @@ def _plan(backend: Plan, name: str, max_sessions: int) -> Plan:
 
 
 @asynccontextmanager
-async def _process(plan: Plan) -> AsyncIterator[asyncio.subprocess.Process]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "tests.superdialog_sessions.application",
-        json.dumps(asdict(plan)),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        cwd=Path(sdqueue.__file__).parents[1],
-        # superdialog's import would fetch a list of prices.
-        env=os.environ | {"LITELLM_LOCAL_MODEL_COST_MAP": "True"},
-    )
-    try:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        if await process.stdout.readline() != b"ready\n":
-            pytest.fail((await process.stderr.read()).decode())
+async def _process(plan: Plan) -> AsyncIterator[Forked]:
+    async with forked(run, plan, environ=os.environ) as process:
+        if (line := await process.stdout.readline()) != b"ready\n":
+            pytest.fail((line + await process.stdout.read()).decode())
         yield process
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
 
 
-async def _begin(process: asyncio.subprocess.Process) -> None:
-    assert process.stdin is not None
-    process.stdin.write(b"go\n")
-    await process.stdin.drain()
-
-
-async def _talked(process: asyncio.subprocess.Process) -> list[dict[str, Any]]:
+async def _talked(process: Forked) -> list[dict[str, Any]]:
     """All that it has to say."""
-    out, err = await process.communicate(b"go\n")
-    assert process.returncode == 0, err.decode()
+    process.say("go")
+    out = await process.stdout.read()
+    assert await process.wait() == 0, out.decode()
     return [json.loads(line) for line in out.splitlines()]
 
 

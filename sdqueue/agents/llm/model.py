@@ -214,6 +214,12 @@ def _connect(base_url: str | None, api_key: str | None) -> AsyncOpenAI:
             f"the model cannot be reached without a key: {error} Set OPENAI_API_KEY (to anything, for a server that "
             "needs none), or give api_key"
         ) from error
+    if not (client.api_key.isascii() and client.api_key.isprintable()):
+        # A newline at its end, as files have: every turn would fail with nothing but "Connection error".
+        raise ConfigurationError(
+            f"the key of {len(client.api_key)} characters has a line break or another one that no header can have; see "
+            "OPENAI_API_KEY, or what api_key was read from"
+        )
     return client
 
 

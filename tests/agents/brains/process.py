@@ -1,6 +1,6 @@
 """A consumer with all the brains, one to a session; its environment says where the servers are.
 
-It prints ``ready`` and runs until it is killed.
+It prints ``ready`` and runs until it is killed. It is forked (:mod:`tests.nursery`).
 """
 
 from __future__ import annotations
@@ -30,5 +30,6 @@ async def main() -> None:
             await asyncio.Event().wait()
 
 
-if __name__ == "__main__":
+def serve() -> None:
+    """Be such a consumer."""
     asyncio.run(main())

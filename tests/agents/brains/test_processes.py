@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +15,8 @@ from sdqueue import Client, InMemorySessionStore, SessionWorker, Settings
 from sdqueue.agents import TurnContext, as_turn_result, set_current_turn
 from sdqueue.backends import opened_sessions
 from tests.agents.brains.bots import BRAINS, CALLING, connections
-from tests.agents.brains.process import build
+from tests.agents.brains.process import build, serve
+from tests.nursery import forked
 
 TEXTS = ["hello", "weather Limbo", "order", "two", "yes", "sales", "weather Rome", "bye"]
 """``order`` makes a graph ask two questions, ``sales`` hands over to another agent."""
@@ -29,17 +29,9 @@ STREAMED = {"two", "weather Rome", "bye"}
 
 @asynccontextmanager
 async def consumer(environment: dict[str, str]) -> AsyncIterator[asyncio.StreamReader]:
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-W", "error", "-m", "tests.agents.brains.process",
-        env=environment, stdout=asyncio.subprocess.PIPE,
-    )  # fmt: skip
-    try:
-        assert process.stdout is not None
+    async with forked(serve, environ=environment) as process:
         assert await process.stdout.readline() == b"ready\n"
         yield process.stdout
-    finally:
-        process.kill()
-        await process.wait()
 
 
 async def ask(client: Client, session_id: str, text: str, turn_id: str) -> Any:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,13 +22,11 @@ from sdqueue.messages import OutboundReply
 from sdqueue.observe import Observer
 from sdqueue.sessions import InMemorySessionStore, SessionRecord, SessionWorker
 from sdqueue.settings import Settings
+from tests.nursery import NURSERY
 
 SESSION: Final = "s"
 PARTITIONS: Final = 1
 PATIENCE_S: Final = 30.0
-
-_NURSERY: Final = multiprocessing.get_context("forkserver")
-_NURSERY.set_forkserver_preload(["tests.agents.superdialog.relay", "tests.agents.superdialog.shop"])
 
 
 @dataclass(frozen=True)
@@ -146,7 +143,7 @@ def _lasting(metadata: Mapping[str, Any]) -> dict[str, Any]:
 async def _taken(settings: Settings) -> None:
     """Let a new process take one turn."""
     given = {name: getattr(settings, name) for name in Settings.model_fields if settings.origin(name) == "argument"}
-    process: BaseProcess = _NURSERY.Process(target=take_one_turn, args=(json.dumps(given), dict(os.environ)))
+    process: BaseProcess = NURSERY.Process(target=take_one_turn, args=(json.dumps(given), dict(os.environ)))
     process.start()
     try:
         await asyncio.to_thread(process.join, PATIENCE_S)

@@ -53,8 +53,7 @@ class LangGraphAgent(HistoryAgent):
         if thread.asking:
             todo = Command(resume={thread.asking: text}, update=todo if given else None)
         modes = ["values", "checkpoints", *(["messages"] if stream else [])]
-        keeps = bool(self._graph.checkpointer)
-        before: Any = None
+        keeps, before = bool(self._graph.checkpointer), None
         after: Any = ()
         questions: list[Any] = []
         async for mode, part in thread.graph.astream(todo, thread.config, stream_mode=modes, **thread.options):

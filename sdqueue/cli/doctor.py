@@ -19,7 +19,7 @@ from sdqueue.agents import AgentFactory, AgentRoutes, LLMAgentFactory, as_agent,
 from sdqueue.backends import default_lock_url, open_broker, opened_sessions
 from sdqueue.brokers import Broker, Delivery, Message
 from sdqueue.cli.options import BROKER, KEYS, STORE, Given, JsonOption, agents_of, takes_settings
-from sdqueue.errors import SdqueueError, StoreUnavailable, TopologyMismatch
+from sdqueue.errors import ConfigurationError, SdqueueError, StoreUnavailable, TopologyMismatch
 from sdqueue.sessions import LockBackend, SessionRecord, SessionStore
 from sdqueue.settings import Settings
 from sdqueue.urls import mask
@@ -237,7 +237,10 @@ async def _check_agent(settings: Settings) -> str:
 
 
 def _described(factory: AgentFactory, name: str) -> str:
-    agent = as_agent(factory())
+    try:
+        agent = as_agent(factory())
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{name}: {error}") from error
     missing = [attribute for attribute in ("turn", "chat_ctx", "load_chat_ctx") if not hasattr(agent, attribute)]
     if missing:
         raise TypeError(f"{name} builds a {type(agent).__name__} without {', '.join(missing)}")

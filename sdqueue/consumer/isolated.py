@@ -27,7 +27,7 @@ from sdqueue.consumer.failure import describe, reason_of, trace_of
 from sdqueue.consumer.frames import put_frame, read_frame, write_frame
 from sdqueue.consumer.retry import is_transient, retry_after
 from sdqueue.errors import ConfigurationError
-from sdqueue.sessions import InMemorySessionStore, SessionWorker
+from sdqueue.sessions import InMemorySessionStore, SessionInit, SessionWorker
 from sdqueue.sessions.codec import decode, encode
 from sdqueue.sessions.record import Stored
 
@@ -78,7 +78,7 @@ async def _run(agent_factory: AgentFactory | AgentRoutes, request: dict[str, Any
         await store.save(session_id, record)
     worker = SessionWorker(agent_factory=agent_factory, store=store)
     set_current_turn(TurnContext(request["turn_id"], session_id, request["attempt"], request.get("metadata", {})))
-    async with worker.acquire(session_id) as handle:
+    async with worker.acquire(session_id, init=SessionInit(session_id, **request.get("init", {}))) as handle:
         if request.get("stream"):
             result = await in_pieces(await handle.turn(request["text"], stream=True), say)
         else:

@@ -71,6 +71,7 @@ class Isolation:
         request = {
             # None of a new session: it begins with what the agent that is built there has to begin with.
             "record": encode(handle.record) if handle.record.stored.version else None,
+            "init": {"metadata": handle.session.metadata, "channel": work.turn.channel},
             "session_id": work.session_id,
             "turn_id": work.turn_id,
             "metadata": work.metadata,

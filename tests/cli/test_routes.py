@@ -69,7 +69,7 @@ async def test_settings_and_doctor_know_routes(place: Place) -> None:
         assert f"{route}: builds a FunctionAgent" in healthy.out
     sick = await place.run("doctor", "--agent", "slack=agents:NoAgent", "--agent", "default=routed:b")
     assert sick.code == 1
-    assert "slack=agents:NoAgent builds a NoAgent without turn, chat_ctx, load_chat_ctx" in sick.out
+    assert "slack=agents:NoAgent: the agent factory made a NoAgent, which has no turn()" in sick.out
 
 
 async def test_wrong_routes_are_one_message(place: Place) -> None:

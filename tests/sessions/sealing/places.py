@@ -84,8 +84,8 @@ class Place:
     async def content(self) -> bytes:
         """All bytes at rest of sessions and keys, in files of whatever name, and in Redis."""
         if self.kind == "memory":
-            kept = {k: v for k, v in vars(self._memory).items() if k not in ("_sealing", "_positions")}
-            return pickle.dumps((kept, self._memory_keys))
+            kept = {k: v for k, v in vars(self._memory).items() if k not in ("_sealing", "_positions", "_foreign")}
+            return pickle.dumps((kept, self._memory._foreign._known, self._memory_keys))
         if self.kind == "redis":
             async with Redis.from_url(self.redis_url) as redis:
                 return b"\n".join([part async for part in _content(redis, f"{self.namespace}:*")])

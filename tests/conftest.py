@@ -23,6 +23,8 @@ from tests.servers.redis_group import RedisGroup
 from tests.servers.run import Run
 from tests.servers.system import System
 
+os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # superdialog's import would fetch a list of prices
+
 FOLDER: Final = "SDQUEUE_TEST_RUN_FOLDER"
 """Tells the workers of pytest-xdist where the run's servers are written down."""
 

@@ -18,8 +18,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any, Final
 
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # superdialog's import would fetch a list of prices
-
 NURSERY: Final = multiprocessing.get_context("forkserver")
 NURSERY.set_forkserver_preload(
     [

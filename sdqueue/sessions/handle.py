@@ -378,7 +378,7 @@ class SessionHandle:
         keeper: Any = durable(agent)
         # All of it or nothing: a state that cannot be saved leaves the session as it was.
         agent_state = self._agent_state if keeper is None else keeper.dump_state()
-        session.flow_state = getattr(keeper if hasattr(keeper, "flow_state") else agent, "flow_state", None)
+        session.flow_state = _flow_state(keeper if hasattr(type(keeper), "flow_state") else agent)
         notes = [ChatMessage("system", note) for note in self._notes]
         session.chat_ctx = ChatContext([*agent.chat_ctx.items, *notes])
         self._agent_state = agent_state
@@ -482,3 +482,8 @@ class SessionHandle:
             raise SessionClosed(
                 f"session {self._session.id!r} was released with its acquire block; use the handle inside the block"
             )
+
+
+def _flow_state(holder: Any) -> Any:
+    # What a property raises is to be heard of, an AttributeError too: taken for none, it would erase the state.
+    return holder.flow_state if hasattr(type(holder), "flow_state") else getattr(holder, "flow_state", None)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sdqueue.agents import ChatMessage, StreamChunk
+from sdqueue.agents import ChatMessage, FlowState, StreamChunk
 from sdqueue.errors import StoreUnavailable
 from sdqueue.sessions import InMemorySessionStore, SessionWorker
 from tests.sessions.stubs import (
@@ -193,3 +193,30 @@ async def test_a_turn_whose_agent_swallows_its_cancellation_leaves_nothing_eithe
     assert after is not None
     assert after.chat_ctx == before.chat_ctx
     assert after.version == before.version
+
+
+class Careless(Plain):
+    """Cannot say where it stands once it was asked to break."""
+
+    broken = False
+
+    @property
+    def flow_state(self) -> FlowState:
+        return self.missing if self.broken else FlowState("n1")  # type: ignore[attr-defined, no-any-return]
+
+    async def turn(self, text: str, *, stream: bool = False) -> Any:
+        self.broken = text == "break"
+        return await super().turn(text, stream=stream)
+
+
+async def test_an_attribute_error_in_a_flow_state_fails_the_turn_and_erases_nothing() -> None:
+    """It is not taken for an agent that has no flow."""
+    store = InMemorySessionStore()
+    worker = SessionWorker(agent_factory=Careless, store=store)
+    await take(worker, "hello")
+    with pytest.raises(AttributeError, match="missing"):
+        await take(worker, "break")
+    record = await store.load("s")
+    assert record is not None
+    assert record.flow_state == FlowState("n1")
+    assert record.version == 1

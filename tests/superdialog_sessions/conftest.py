@@ -10,8 +10,6 @@ from typing import Any
 
 import pytest
 
-os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # superdialog's import would fetch a list of prices
-
 if importlib.util.find_spec("superdialog") is None and not os.environ.get("CI"):
     collect_ignore_glob = ["test_*.py"]  # in CI the imports fail
 

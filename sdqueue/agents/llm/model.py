@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary, WeakValueDictionary
 from pydantic_core import to_json
 
 from sdqueue.agents.chat import ChatMessage
+from sdqueue.agents.extras import extra
 from sdqueue.agents.llm.completion import Completion, Parts, requested, usage_of, words_of
 from sdqueue.agents.llm.options import LLMOptions
 from sdqueue.errors import ConfigurationError, ModelAnswerError
@@ -224,9 +225,5 @@ def _connect(base_url: str | None, api_key: str | None) -> AsyncOpenAI:
 
 
 def _openai() -> Any:
-    try:
+    with extra("openai"):
         return importlib.import_module("openai")
-    except ImportError as error:
-        raise ConfigurationError(
-            f"agents on a language model need the package openai: pip install 'sdqueue[openai]' ({error})"
-        ) from error

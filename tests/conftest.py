@@ -45,7 +45,6 @@ S = TypeVar("S", LocalRabbitMQ, LocalRedis, RabbitMQCluster)
 
 def pytest_configure(config: pytest.Config) -> None:
     """Begin the run, or join it as a worker."""
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # no test reaches for the network
     if hasattr(config, "workerinput"):
         config.stash[RUN] = Run(Path(os.environ[FOLDER]))
     else:

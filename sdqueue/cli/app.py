@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import sys
+import threading
+import time
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -25,6 +28,9 @@ deployment needs. **sdqueue doctor** says what is missing.
 Settings come, first wins, from options, the environment (SDQUEUE_…), .env and sdqueue.toml; **sdqueue settings**
 shows all of them with their values.
 """
+
+LEAVE_S: Final = 3.0
+"""Seconds that threads of an agent's may go on when all else has ended."""
 
 EPILOG = "Exit codes: 0 done · 1 failed · 2 wrong usage or configuration · 130 interrupted"
 
@@ -71,14 +77,42 @@ def main() -> None:
     """Run a command; an error that sdqueue raises on purpose is one message on standard error, without a traceback."""
     _write_whole_lines()
     logging.getLogger().addHandler(logging.NullHandler())  # the error itself says it all; consumers set up their own
+    code: int | str | None = 0
     try:
         app(prog_name="sdqueue")
     except KeyboardInterrupt:
-        sys.exit(130)
+        code = 130
     except SdqueueError as error:
         sys.stdout.flush()
         print(f"sdqueue: {error}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, ConfigurationError | InvalidTurn) else 1)
+        code = 2 if isinstance(error, ConfigurationError | InvalidTurn) else 1
+    except SystemExit as ended:
+        code = ended.code
+    _be_gone_soon(code if isinstance(code, int) else int(code is not None))
+    sys.exit(code)
+
+
+def _be_gone_soon(code: int) -> None:
+    """End even where an agent has left a thread running, for which Python would wait for ever.
+
+    A connection of aiosqlite has one until it is closed, so a graph's checkpointer in SQLite would keep a consumer from
+    ending that has handed over all that it had.
+    """
+    others = threading.main_thread(), threading.current_thread()
+
+    def leave() -> None:
+        time.sleep(LEAVE_S)
+        left = [thread.name for thread in threading.enumerate() if not thread.daemon and thread not in others]
+        if not left:
+            return  # something else takes its time, such as a report that is sent at exit
+        print(
+            f"sdqueue: not waiting any longer for the threads that the agent has left: {', '.join(left)}",
+            file=sys.stderr,
+            flush=True,
+        )
+        os._exit(code)
+
+    threading.Thread(target=leave, name="sdqueue leaves", daemon=True).start()
 
 
 def _write_whole_lines() -> None:

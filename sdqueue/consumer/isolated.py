@@ -16,12 +16,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from sdqueue.agents import AgentFactory, AgentRoutes, TurnContext, as_turn_result, load_agents, set_current_turn
+from sdqueue.agents import AgentFactory, AgentRoutes, TurnContext, as_turn_result, opened_agents, set_current_turn
 from sdqueue.consumer.answer import in_pieces
 from sdqueue.consumer.failure import describe, reason_of, trace_of
 from sdqueue.consumer.frames import put_frame, read_frame, write_frame
@@ -90,13 +90,19 @@ async def _run(agent_factory: AgentFactory | AgentRoutes, request: dict[str, Any
 
 async def _serve(channel: socket.socket, agent: str) -> None:
     reader, writer = await asyncio.open_connection(sock=channel)
-    try:
-        agent_factory = load_agents(agent)
-    except ConfigurationError as error:
-        await write_frame(writer, json.dumps({"error": describe(error)}))
-        return
-    await write_frame(writer, json.dumps({"ready": True}))
+    async with AsyncExitStack() as stack:
+        try:
+            agent_factory = await stack.enter_async_context(opened_agents(agent))
+        except ConfigurationError as error:
+            await write_frame(writer, json.dumps({"error": describe(error)}))
+            return
+        await write_frame(writer, json.dumps({"ready": True}))
+        await _answer_all(agent_factory, reader, writer)
 
+
+async def _answer_all(
+    agent_factory: AgentFactory | AgentRoutes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
     def say(text: str) -> None:
         put_frame(writer, json.dumps({"said": text}))
 

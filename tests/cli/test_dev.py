@@ -39,6 +39,19 @@ async def test_dev_ends_soon_though_a_turn_is_running(place: Place, number: sign
     assert "hello" in (await place.run("dev", "--agent", "agents:wordy", stdin="/state\nx\n/state\n")).out
 
 
+async def test_a_thread_that_an_agent_has_left_running_is_not_waited_for(place: Place) -> None:
+    """As a connection of aiosqlite has one until somebody closes it."""
+    (place.folder / "threads.py").write_text(
+        "import threading\n"
+        "async def answer(text, history):\n"
+        "    threading.Thread(target=threading.Event().wait, name='of the agent').start()\n"
+        "    return 'started'\n"
+    )
+    ended = await place.run("dev", "--agent", "threads:answer", stdin="hello\n")
+    assert (ended.code, ended.out) == (0, "started\n")
+    assert "not waiting any longer for the threads that the agent has left: of the agent" in ended.err
+
+
 async def test_dev_takes_an_own_agent_and_folder(place: Place) -> None:
     env = {"SDQUEUE_BROKER_URL": "amqp://nowhere.invalid", "SDQUEUE_STORE_URL": "redis://nowhere.invalid"}
     result = await place.run("dev", "--data", "here", "--agent", "agents:wordy", stdin="x\n", env=env)

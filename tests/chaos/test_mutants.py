@@ -56,6 +56,7 @@ CASES = {
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(400)
 @pytest.mark.parametrize("mutant", CASES)
 async def test_a_defect_is_caught_and_without_it_all_is_well(
     amqp_url: str, redis_url: str, tmp_path: Path, mutant: str
@@ -67,14 +68,21 @@ async def test_a_defect_is_caught_and_without_it_all_is_well(
         locks = urlsplit(redis_url)._replace(path="/1").geturl()
         scenario = replace(scenario, settings={**scenario.settings, "SDQUEUE_LOCK_URL": locks})
     servers = Servers(amqp_url, redis_url)
+
+    def broken_with(seed: int) -> Stage:
+        return Stage(scenario, servers, tmp_path / f"broken-{seed}", seed=seed, mutant=mutant, patience_s=5)
+
     sound, broken = await asyncio.gather(
-        play(Stage(scenario, servers, tmp_path / "sound", seed=SEED)),
-        play(Stage(scenario, servers, tmp_path / "broken", seed=SEED, mutant=mutant, patience_s=5)),
+        play(Stage(scenario, servers, tmp_path / "sound", seed=SEED)), play(broken_with(SEED))
     )
     well = check(sound)
     assert well.clean, "\n".join(well.details)
     assert well.sent > 50
     caught = check(broken)
+    for seed in range(SEED + 1, SEED + 4):  # within some seconds a defect need not come to light
+        if columns & set(+caught.counts):
+            break
+        caught = check(await play(broken_with(seed)))
     assert columns & set(+caught.counts), f"{mutant} was not caught: {caught.counts}"
 
 

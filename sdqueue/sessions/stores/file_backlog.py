@@ -116,8 +116,11 @@ class FileBacklog:
             return kept
 
     def _deferred(self, session_id: str, after: int, count: int) -> list[Deferred]:
+        folder = self._turns(session_id)
         with self._files.trouble():
-            folder = self._turns(session_id)
+            if not folder.path.exists():
+                return []
+        with self._files.trouble(), self._files.alone(session_id):  # not in the middle of an append
             entries = [entry for entry in folder.entries() if entry.number > after]
             contents = [(entry, folder.read(entry)) for entry in entries[:count]]
         return [_turn(session_id, entry, content) for entry, content in contents if content is not None]

@@ -496,14 +496,3 @@ def test_a_machine_that_waits_while_it_is_built_is_refused_with_what_to_do(state
     agent.__class__ = Waiting
     with pytest.raises(ConfigurationError, match="let _ensure_machine only build"):
         durable(agent).load_state(state)  # type: ignore[union-attr]
-
-
-@pytest.mark.skipif(not desk.AT_THREE, reason="a DialogMachine is a graph only, before superdialog 0.3")
-def test_a_machine_that_is_a_playbook_inside_is_kept_as_one() -> None:
-    from superdialog import DialogMachine
-
-    from tests.agents.superdialog.shop import make_playbook_agent
-
-    agent = DialogMachine(make_playbook_agent().runtime._pb, "oai/none")
-    keeper: Any = durable(agent)
-    assert keeper.dump_state()["kind"] == "superdialog.PlaybookAgent"

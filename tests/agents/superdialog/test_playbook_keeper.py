@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from superdialog import DialogMachine
 from superdialog.playbook import PlaybookAgent
 
 from sdqueue.agents import ChatMessage, TurnContext, durable, load_conversation, set_current_turn
@@ -396,3 +397,10 @@ async def test_the_language_of_a_turn_comes_with_its_metadata(store: InMemorySes
     assert agent.runtime.state.language == "hi"  # type: ignore[attr-defined]
     said = [event for event in agent.event_log.events if event.type == "utterance" and event.role == "user"]
     assert [event.language for event in said] == ["hi", None]  # type: ignore[attr-defined]
+
+
+@compacting
+def test_a_machine_that_is_a_playbook_inside_is_kept_as_one() -> None:
+    agent = DialogMachine(make_playbook_agent().runtime._pb, "oai/none")
+    keeper: Any = durable(agent)
+    assert keeper.dump_state()["kind"] == "superdialog.PlaybookAgent"

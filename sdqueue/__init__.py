@@ -26,7 +26,7 @@ from sdqueue.agents import (
 from sdqueue.backends import open_broker, open_delta_log, open_locks, open_membership, open_store
 from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
 from sdqueue.channels import DoubleTexting, OnDead, PerChannel
-from sdqueue.client import Client
+from sdqueue.client import Client, Replies
 from sdqueue.consumer import (
     Alone,
     Consumer,
@@ -116,6 +116,7 @@ from sdqueue.streaming import DeltaLog, MemoryDeltaLog, RedisDeltaLog, SQLiteDel
 __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     # talking to the pool
     "Client",
+    "Replies",
     "InboundTurn",
     "OutboundReply",
     "StreamPosition",

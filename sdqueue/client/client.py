@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, Self, TypedDict, Unpack
 from uuid import uuid4
 
 from sdqueue.backends import open_broker, open_delta_log
-from sdqueue.brokers import Broker, Delivery, Message, Subscription
-from sdqueue.errors import BrokerUnavailable, ConfigurationError, ReplyError, ReplyTimeout, TurnFailed
+from sdqueue.brokers import Broker, Delivery, Message
+from sdqueue.client.inbox import Inbox
+from sdqueue.client.question import Question, Replies, checked, now, unconfirmed
+from sdqueue.errors import ConfigurationError, ReplyError
 from sdqueue.messages import MAX_TEXT_BYTES, InboundTurn, OutboundReply, TurnKind, partition_of, routing_key
 from sdqueue.settings import Settings
 from sdqueue.streaming import DeltaLog, NewestAttempt, StreamOffset, follow
@@ -75,8 +77,8 @@ class Client:
         self._checked = False
         self._closed = False
         self._gate = asyncio.Lock()
-        self._questions: dict[str, list[_Question]] = {}
-        self._inbox: _Inbox | None = None
+        self._questions: dict[str, list[Question]] = {}
+        self._inbox: Inbox | None = None
 
     @classmethod
     def from_settings(cls, settings: Settings | None = None, **overrides: Any) -> Self:
@@ -154,14 +156,56 @@ class Client:
         """
         self._check_open()
         turn, headers = self._make(session_id, text, stream, options)
-        deadline = _now() + timeout
+        return await self.publish(turn, headers=headers, timeout=timeout)
+
+    async def publish(
+        self, turn: InboundTurn, *, headers: Mapping[str, Any] | None = None, timeout: float = CONFIRM_TIMEOUT_S
+    ) -> str:
+        """Hand over a turn that is made already, as :meth:`send` does.
+
+        Parameters:
+            turn: with an id of its own; without one it gets a random one.
+            headers: message headers, such as the W3C ``traceparent``.
+            timeout: seconds.
+
+        Returns:
+            The turn's id.
+
+        Raises:
+            TopologyMissing, BrokerUnavailable, PublishRejected: see :meth:`send`.
+        """
+        self._check_open()
+        turn = _named(turn)
+        deadline = now() + timeout
         try:
             async with asyncio.timeout_at(deadline):
                 await self._check_topology(deadline)
-                await self._publish(turn, headers, None, deadline)
+                await self._publish(turn, headers or {}, None, deadline)
         except TimeoutError:
-            raise _unconfirmed(turn, timeout) from None
+            raise unconfirmed(turn, timeout) from None
         return _id(turn)
+
+    @asynccontextmanager
+    async def submit(
+        self, turn: InboundTurn, *, headers: Mapping[str, Any] | None = None, timeout: float = CONFIRM_TIMEOUT_S
+    ) -> AsyncGenerator[Replies, None]:
+        """Hand over a turn and listen to its replies: the block is entered when the broker has it for good.
+
+        ::
+
+            async with client.submit(InboundTurn(session_id="user-42", text="hello", stream=True)) as replies:
+                async for reply in replies.each(timeout=60):
+                    ...
+
+        Parameters:
+            turn, headers, timeout: see :meth:`publish`.
+
+        Raises:
+            TopologyMissing, BrokerUnavailable, PublishRejected: see :meth:`send`; before the block is entered.
+        """
+        with self._asked(_named(turn), headers or {}) as question:
+            await question.sent(now() + timeout, timeout)
+            yield Replies(question)
 
     async def ask(
         self,
@@ -186,12 +230,9 @@ class Client:
             ReplyTimeout: no answer in ``timeout`` seconds; the turn stays queued.
             InvalidTurn, TopologyMissing, BrokerUnavailable, PublishRejected: see :meth:`send`.
         """
-        deadline = _now() + timeout
-        with self._asked(session_id, text, False, options) as question:
-            while True:
-                reply = await question.next(deadline, timeout)
-                if reply.kind != "delta":
-                    return _checked(reply, raise_on_error)
+        self._check_open()
+        with self._asked(*self._make(session_id, text, False, options)) as question:
+            return await Replies(question).last(timeout=timeout, raise_on_error=raise_on_error)
 
     async def stream(
         self,
@@ -222,16 +263,11 @@ class Client:
         Raises:
             as :meth:`ask`, while iterating.
         """
-        newest = NewestAttempt()
-        with self._asked(session_id, text, True, options) as question:
-            while True:
-                reply = await question.next(_now() + timeout, timeout)
-                if reply.kind == "delta":
-                    if (delta := newest.accept(reply)) is not None:
-                        yield delta
-                    continue
-                yield _checked(reply, raise_on_error)
-                return
+        self._check_open()
+        with self._asked(*self._make(session_id, text, True, options)) as question:
+            async with aclosing(Replies(question).each(timeout=timeout, raise_on_error=raise_on_error)) as replies:
+                async for reply in replies:
+                    yield reply
 
     async def read_stream(
         self,
@@ -285,7 +321,7 @@ class Client:
                     if (delta := newest.accept(reply)) is not None:
                         yield delta
                     continue
-                yield _checked(reply, raise_on_error)
+                yield checked(reply, raise_on_error)
                 return
 
     def _check_open(self) -> None:
@@ -307,10 +343,10 @@ class Client:
         return InboundTurn.make(fields, max_text_bytes=self._max_text_bytes), headers
 
     @contextmanager
-    def _asked(self, session_id: str, text: str, stream: bool, options: TurnOptions) -> Iterator[_Question]:
+    def _asked(self, turn: InboundTurn, headers: Mapping[str, Any]) -> Iterator[Question]:
         """A question that gets replies for the length of the block, and is forgotten however that ends."""
         self._check_open()
-        question = _Question(self, *self._make(session_id, text, stream, options))
+        question = Question(_Desk(self, headers), turn)
         self._questions.setdefault(question.turn_id, []).append(question)
         try:
             yield question
@@ -329,7 +365,7 @@ class Client:
                 await self._broker.check(timeout=_left(deadline))
                 self._checked = True
 
-    async def _open_inbox(self, deadline: float) -> _Inbox:
+    async def _open_inbox(self, deadline: float) -> Inbox:
         """The private queue, subscribed anew where it was lost. One caller does it for all that wait."""
         await self._check_topology(deadline)
         async with self._gate:
@@ -338,7 +374,7 @@ class Client:
                     await self._inbox.close()
                     self._inbox = None
                 subscription = await self._broker.subscribe_replies(self._receive, timeout=_left(deadline))
-                self._inbox = _Inbox(subscription, self._wake_all)
+                self._inbox = Inbox(subscription, self._wake_all)
             return self._inbox
 
     async def _publish(
@@ -370,106 +406,22 @@ class Client:
                 question.wake()
 
 
-class _Inbox:
-    """One life of the private reply queue."""
+class _Desk:
+    """What a client's questions send themselves with, each with headers of its own."""
 
-    def __init__(self, subscription: Subscription, on_lost: Callable[[], None]) -> None:
-        self.queue = subscription.queue
-        self.lost = False
-        self._subscription = subscription
-        self._on_lost = on_lost
-        self._watch = asyncio.create_task(self._wait_lost(), name=f"reply queue {self.queue}")
-
-    async def _wait_lost(self) -> None:
-        try:
-            await self._subscription.wait_lost()
-        finally:
-            self.lost = True
-            self._on_lost()
-
-    async def close(self) -> None:
-        self._watch.cancel()
-        await asyncio.wait({self._watch})
-        await self._subscription.close()
-        if not self._watch.cancelled():
-            self._watch.result()
-
-
-class _Question:
-    """A turn whose replies somebody waits for."""
-
-    def __init__(self, client: Client, turn: InboundTurn, headers: Mapping[str, Any]) -> None:
-        self.turn_id = _id(turn)
+    def __init__(self, client: Client, headers: Mapping[str, Any]) -> None:
         self._client = client
-        self._turn = turn
         self._headers = headers
-        self._sent_under: _Inbox | None = None
-        self._confirmed = False
-        self._seen: set[str] = set()
-        self._events: asyncio.Queue[OutboundReply | None] = asyncio.Queue()
-        self._failure: Exception | None = None
-        self._waiting: asyncio.Timeout | None = None
 
-    async def next(self, deadline: float, timeout: float) -> OutboundReply:
-        """The next reply, after (re)sending the turn where that is due.
+    async def open_inbox(self, deadline: float) -> Inbox:
+        return await self._client._open_inbox(deadline)
 
-        Parameters:
-            deadline: on the loop's clock.
-            timeout: the same as the caller gave it, for the message.
-        """
-        try:
-            async with asyncio.timeout_at(deadline) as self._waiting:
-                while self._failure is None or not self._events.empty():
-                    if self._events.empty():
-                        await self._ensure_sent(deadline)
-                    event = await self._events.get()
-                    if event is not None:
-                        return event
-        except TimeoutError:
-            if self._failure is None and self._confirmed:
-                raise ReplyTimeout(self.turn_id, timeout) from None
-            if self._failure is None:
-                raise _unconfirmed(self._turn, timeout) from None
-        finally:
-            self._waiting = None
-        assert self._failure is not None
-        raise self._failure
-
-    async def _ensure_sent(self, deadline: float) -> None:
-        if self._sent_under is not None and not self._sent_under.lost:
-            return
-        inbox = await self._client._open_inbox(deadline)
-        await self._client._publish(self._turn, self._headers, inbox.queue, deadline)
-        # An inbox that was lost while this was under way has put a wake-up into the events: it is sent once more.
-        self._sent_under = inbox
-        self._confirmed = True
-
-    def receive(self, reply: OutboundReply) -> None:
-        if reply.id not in self._seen:
-            self._seen.add(reply.id)
-            self._events.put_nowait(reply)
-
-    def fail(self, error: Exception) -> None:
-        """End it, wherever it waits: for the broker's confirm as well as for a reply."""
-        self._failure = error
-        if self._waiting is not None and not self._waiting.expired():
-            self._waiting.reschedule(_now())
-
-    def wake(self) -> None:
-        self._events.put_nowait(None)
+    async def publish(self, turn: InboundTurn, reply_to: str, deadline: float) -> None:
+        await self._client._publish(turn, self._headers, reply_to, deadline)
 
 
-def _checked(reply: OutboundReply, raise_on_error: bool) -> OutboundReply:
-    if reply.kind == "error" and raise_on_error:
-        raise TurnFailed(reply)
-    return reply
-
-
-def _unconfirmed(turn: InboundTurn, timeout: float) -> BrokerUnavailable:
-    return BrokerUnavailable(
-        f"the broker did not confirm turn {turn.id!r} within {timeout:g} s; it may arrive nevertheless: "
-        f"repeat it with id={turn.id!r}, and look at the broker with `sdqueue doctor`"
-    )
+def _named(turn: InboundTurn) -> InboundTurn:
+    return turn if turn.id is not None else turn.model_copy(update={"id": uuid4().hex})
 
 
 def _id(turn: InboundTurn) -> str:
@@ -477,9 +429,5 @@ def _id(turn: InboundTurn) -> str:
     return turn.id
 
 
-def _now() -> float:
-    return asyncio.get_running_loop().time()
-
-
 def _left(deadline: float) -> float:
-    return max(deadline - _now(), 0.001)
+    return max(deadline - now(), 0.001)

@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 from collections.abc import Mapping
+from importlib.metadata import entry_points
 from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Any, Final, Literal, Self
@@ -30,7 +31,16 @@ from sdqueue.channels import DoubleTexting, OnDead, PerChannel
 from sdqueue.errors import ConfigurationError
 from sdqueue.messages import MAX_TEXT_BYTES
 from sdqueue.sessions.sealing.keyring import mask_keys, parse_keys
-from sdqueue.urls import BROKER_SCHEMES, KEYS_SCHEMES, LOCK_SCHEMES, STORE_SCHEMES, STREAM_SCHEMES, check_url, mask
+from sdqueue.urls import (
+    BROKER_SCHEMES,
+    KEYS_SCHEMES,
+    LOCK_SCHEMES,
+    PRODUCER_STATE_SCHEMES,
+    STORE_SCHEMES,
+    STREAM_SCHEMES,
+    check_url,
+    mask,
+)
 
 SECRETS: Final = frozenset({"encryption_keys"})
 """Settings that are no options of commands, as every user of the machine can read these, and are never shown."""
@@ -165,6 +175,24 @@ class Settings(BaseSettings):
     history_tokens: int = Field(
         default=0, ge=0, description="Tokens of a conversation that are kept, estimated, the latest; 0: all."
     )
+    channels: str = Field(
+        default="",
+        description="The channels that a producer serves, such as slack,webhook; each has settings of its own.",
+    )
+    producer_host: str = Field(default="127.0.0.1", description="Where a producer listens; 0.0.0.0: everywhere.")
+    producer_port: int = Field(default=8080, ge=0, le=65535, description="The port of a producer; 0: any that is free.")
+    producer_state_url: str = Field(
+        default="",
+        description="Where producers keep what they have seen and delivered, rate limits and replies that wait for a "
+        "later try: redis://, sqlite:///path.db or memory://. Default: what fits the store.",
+    )
+    public_url: str = Field(
+        default="", description="Under which address platforms reach a producer, such as https://bot.example.com."
+    )
+    max_body_bytes: int = Field(
+        default=1024 * 1024, ge=1, description="Largest request that a producer reads, in bytes."
+    )
+    request_timeout_s: float = Field(default=10.0, gt=0, description="Seconds that a request may take to arrive whole.")
     metrics_port: int = Field(default=0, ge=0, le=65535, description="Serve Prometheus metrics here; 0: do not.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
     log_format: Literal["text", "json"] = Field(default="text", description="How it is logged.")
@@ -224,6 +252,8 @@ class Settings(BaseSettings):
             values = TomlConfigSettingsSource(cls, path)()
         except (TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigurationError(f"{path}: is not TOML in UTF-8: {error}") from None
+        channels = installed_channels()
+        values = {name: value for name, value in values.items() if not (isinstance(value, dict) and name in channels)}
         cls._check_names(values, f"in {path}")
         return values
 
@@ -262,6 +292,18 @@ class Settings(BaseSettings):
     @classmethod
     def _stream_scheme(cls, url: str) -> str:
         return url and check_url(url, STREAM_SCHEMES)
+
+    @field_validator("producer_state_url")
+    @classmethod
+    def _producer_state_scheme(cls, url: str) -> str:
+        return url and check_url(url, PRODUCER_STATE_SCHEMES)
+
+    @field_validator("public_url")
+    @classmethod
+    def _public_url_form(cls, url: str) -> str:
+        if url and not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", url):
+            raise ValueError("must be an address like https://bot.example.com, without a query")
+        return url.rstrip("/")
 
     @field_validator("keys_url")
     @classmethod
@@ -331,11 +373,21 @@ class Settings(BaseSettings):
         No error, since Kubernetes makes such variables for a service of the name ``sdqueue``.
         """
         known = {*(f"SDQUEUE_{name.upper()}" for name in cls.model_fields), "SDQUEUE_CONFIG"}
-        return sorted(n for n in os.environ if n.startswith("SDQUEUE_") and n not in known and "_TEST_" not in n)
+        channels = [name.upper().replace("-", "_") for name in installed_channels()]
+        others = ("SDQUEUE_TEST_", *(f"SDQUEUE_{name}_" for name in channels))
+        return sorted(n for n in os.environ if n.startswith("SDQUEUE_") and n not in known and not n.startswith(others))
 
     def masked(self) -> dict[str, Any]:
         """All values by name, with the passwords in URLs, and keys, replaced by ``***``."""
         return {name: _masked(name, value) for name, value in self.model_dump().items()}
+
+
+def installed_channels() -> list[str]:
+    """The channels of producers that are installed: the names of the entry point group ``sdqueue.channels``.
+
+    Each has settings of its own, in variables and a table of its name.
+    """
+    return sorted({entry.name for entry in entry_points(group="sdqueue.channels")})
 
 
 def _config_path() -> Path:

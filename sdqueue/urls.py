@@ -14,6 +14,7 @@ STORE_SCHEMES: Final = (
 KEYS_SCHEMES: Final = tuple(s for s in STORE_SCHEMES if s != "null")
 LOCK_SCHEMES: Final = tuple(s for s in STORE_SCHEMES if s not in ("null", "sqlite"))
 STREAM_SCHEMES: Final = tuple(s for s in STORE_SCHEMES if s != "file")
+PRODUCER_STATE_SCHEMES: Final = tuple(s for s in STORE_SCHEMES if s not in ("null", "file"))
 
 _SECRET: Final = re.compile(r"passw|secret|token", re.IGNORECASE)
 _USERINFO: Final = re.compile(r"(?<=://)([^:@/?#]*):.*@", re.DOTALL)

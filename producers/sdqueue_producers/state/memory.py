@@ -1,0 +1,106 @@
+"""MemoryState: what producers remember, for one process."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from sdqueue_producers.channel import Bucket
+from sdqueue_producers.state.state import Parked
+
+
+class MemoryState:
+    """A state that lives and ends with its process, for tests and ``memory://``.
+
+    Parameters:
+        clock: seconds since 1970.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._values: dict[str, tuple[str, float | None]] = {}
+        self._levels: dict[tuple[str, str], tuple[float, float]] = {}  # calls left, and when
+        self._blocked: dict[tuple[str, str], float] = {}
+        self._outbox: dict[tuple[str, str], list[Parked]] = {}
+
+    async def get(self, keys: Sequence[str]) -> list[str | None]:
+        """See :class:`ProducerState`."""
+        return [self._value(key) for key in keys]
+
+    async def set(self, values: Mapping[str, str], *, ttl_s: float | None) -> None:
+        """See :class:`ProducerState`."""
+        until = None if ttl_s is None else self._clock() + ttl_s
+        self._values |= {key: (value, until) for key, value in values.items()}
+
+    async def add(self, key: str, value: str, *, ttl_s: float | None) -> bool:
+        """See :class:`ProducerState`."""
+        if self._value(key) is not None:
+            return False
+        await self.set({key: value}, ttl_s=ttl_s)
+        return True
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """See :class:`ProducerState`."""
+        for key in keys:
+            self._values.pop(key, None)
+
+    async def take(self, channel: str, buckets: Sequence[Bucket], *, reserve: float = 0.0) -> float:
+        """See :class:`ProducerState`."""
+        now = self._clock()
+        wait = 0.0
+        left: dict[tuple[str, str], tuple[float, float]] = {}
+        for bucket in buckets:
+            key = channel, bucket.key
+            wait = max(wait, self._blocked.get(key, now) - now)
+            calls, since = self._levels.get(key, (float(bucket.count), now))
+            calls = min(bucket.count, calls + (now - since) * bucket.count / bucket.per_s)
+            needed = 1 + min(reserve * bucket.count, bucket.count - 1)
+            if calls < needed:
+                wait = max(wait, (needed - calls) * bucket.per_s / bucket.count)
+            left[key] = calls - 1, now
+        if wait <= 0:
+            self._levels |= left
+            return 0.0
+        return wait
+
+    async def block(self, channel: str, bucket: str, seconds: float) -> None:
+        """See :class:`ProducerState`."""
+        until = self._clock() + seconds
+        self._blocked[channel, bucket] = max(until, self._blocked.get((channel, bucket), until))
+
+    async def park(self, channel: str, session_id: str, reply: Parked) -> None:
+        """See :class:`ProducerState`."""
+        waiting = self._outbox.setdefault((channel, session_id), [])
+        if all(one.key != reply.key for one in waiting):
+            waiting.append(reply)
+
+    async def parked(self, channel: str, session_id: str) -> Parked | None:
+        """See :class:`ProducerState`."""
+        return next(iter(self._outbox.get((channel, session_id), ())), None)
+
+    async def due(self, channel: str, *, now: float, count: int) -> list[str]:
+        """See :class:`ProducerState`."""
+        firsts = [(waiting[0].due_at, session) for (name, session), waiting in self._outbox.items() if name == channel]
+        return [session for due_at, session in sorted(firsts) if due_at <= now][:count]
+
+    async def postpone(self, channel: str, session_id: str, key: str, *, attempts: int, due_at: float) -> None:
+        """See :class:`ProducerState`."""
+        waiting = self._outbox.get((channel, session_id), [])
+        if waiting and waiting[0].key == key:
+            waiting[0] = replace(waiting[0], attempts=attempts, due_at=due_at)
+
+    async def unpark(self, channel: str, session_id: str, key: str) -> None:
+        """See :class:`ProducerState`."""
+        waiting = self._outbox.get((channel, session_id), [])
+        if waiting and waiting[0].key == key:
+            del waiting[0]
+            if not waiting:
+                del self._outbox[channel, session_id]
+
+    async def aclose(self) -> None:
+        """See :class:`ProducerState`."""
+
+    def _value(self, key: str) -> str | None:
+        value, until = self._values.get(key, (None, None))
+        return value if until is None or self._clock() < until else None

@@ -25,7 +25,7 @@ from sdqueue.agents import (
 )
 from sdqueue.backends import open_broker, open_delta_log, open_locks, open_membership, open_store
 from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
-from sdqueue.channels import DoubleTexting, OnDead, PerChannel
+from sdqueue.channels import DoubleTexting, OnAmbiguous, OnDead, PerChannel
 from sdqueue.client import Client, Replies
 from sdqueue.consumer import (
     Alone,
@@ -192,6 +192,7 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "ConsumerOptions",
     "RetryPolicy",
     "DoubleTexting",
+    "OnAmbiguous",
     "OnDead",
     "PerChannel",
     "Observer",

@@ -25,6 +25,13 @@ class OnDead(StrEnum):
     PARK = "park"  # later turns wait until the dead one is replayed or discarded
 
 
+class OnAmbiguous(StrEnum):
+    """What becomes of a reply of which nobody knows whether the platform has shown it, and nothing tells."""
+
+    RESEND = "resend"  # it is sent again, and may be visible twice
+    DROP = "drop"  # it is not, and may not be visible at all
+
+
 Choice = TypeVar("Choice", bound=StrEnum)
 
 _CHANNEL: Final = re.compile(r"[a-z0-9_-]{1,64}")

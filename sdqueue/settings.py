@@ -27,7 +27,7 @@ from pydantic_settings import (
 
 from sdqueue.agents import parse_routes
 from sdqueue.brokers.topology import MAX_PARTITIONS
-from sdqueue.channels import DoubleTexting, OnDead, PerChannel
+from sdqueue.channels import DoubleTexting, OnAmbiguous, OnDead, PerChannel
 from sdqueue.errors import ConfigurationError
 from sdqueue.messages import MAX_TEXT_BYTES
 from sdqueue.sessions.sealing.keyring import mask_keys, parse_keys
@@ -186,6 +186,11 @@ class Settings(BaseSettings):
         description="Where producers keep what they have seen and delivered, rate limits and replies that wait for a "
         "later try: redis://, sqlite:///path.db or memory://. Default: what fits the store.",
     )
+    on_ambiguous: str = Field(
+        default="resend",
+        description="What a producer does with a reply of which nobody knows whether it is visible: resend (it may be "
+        "there twice) or drop (it may be missing); per channel: resend,telegram=drop.",
+    )
     public_url: str = Field(
         default="", description="Under which address platforms reach a producer, such as https://bot.example.com."
     )
@@ -336,6 +341,12 @@ class Settings(BaseSettings):
     @classmethod
     def _on_dead_form(cls, text: str) -> str:
         PerChannel.parse(text, OnDead.SKIP)
+        return text
+
+    @field_validator("on_ambiguous")
+    @classmethod
+    def _on_ambiguous_form(cls, text: str) -> str:
+        PerChannel.parse(text, OnAmbiguous.RESEND)
         return text
 
     @field_validator("agent", mode="before")

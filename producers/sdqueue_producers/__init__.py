@@ -2,6 +2,7 @@
 
 from sdqueue_producers.channel import BaseChannel, Bucket, Caps, Channel
 from sdqueue_producers.errors import Ambiguous, DeliveryError, Permanent, RetryAfter
+from sdqueue_producers.observer import ProducerObserver
 from sdqueue_producers.outgoing import Address, Outgoing, Ref, Sent, Stream
 from sdqueue_producers.registry import ChannelContext, ChannelFactory, make_channel, parse_channels
 from sdqueue_producers.request import Answer, Receipt, Request, Submit, refusal
@@ -24,6 +25,7 @@ __all__ = [
     "Outgoing",
     "Parked",
     "Permanent",
+    "ProducerObserver",
     "ProducerState",
     "Receipt",
     "Ref",

@@ -62,6 +62,9 @@ class Receipt:
         aliases: further ids of these turns: a request whose turns are all known under an id or alias is a repeat, and
             answered with ``on_ok`` without being published. Whoever answers with the replies is never such a repeat.
         answer: for one turn whose replies make the response, as with a held webhook; in place of ``on_ok``.
+        reason: a stable slug of why it is refused, or makes no turn, which is counted.
+        after: what a channel remembers of it, run once the turns are confirmed or known and before ``on_ok`` is sent;
+            if it raises, ``on_fail`` is sent. It may run more than once.
     """
 
     turns: tuple[InboundTurn, ...] = ()
@@ -69,6 +72,8 @@ class Receipt:
     on_fail: Response = field(default_factory=unconfirmed_response)
     aliases: tuple[str, ...] = ()
     answer: Answer | None = None
+    reason: str = ""
+    after: Callable[[], Awaitable[None]] | None = None
 
     def __post_init__(self) -> None:
         if self.answer is not None and len(self.turns) != 1:
@@ -91,7 +96,7 @@ def refusal(status: int, reason: str, detail: str, **headers: str) -> Receipt:
         status_code=status,
         headers={name.replace("_", "-"): value for name, value in headers.items()},
     )
-    return Receipt(on_ok=response)
+    return Receipt(on_ok=response, reason=reason)
 
 
 Submit = Callable[[Receipt], Awaitable[None]]

@@ -20,7 +20,8 @@ def plain_text(text: str, *, bot: str = "") -> str:
         bot: the user id of our bot, whose mention is left out.
     """
     if bot:
-        text = re.sub(rf"[ \t]*<@{re.escape(bot)}(?:\|[^<>]*)?>[ \t]*", " ", text)
+        # Blanks are looked at from where they begin alone: else a long run of them would take quadratic time.
+        text = re.sub(rf"(?<![ \t])[ \t]*<@{re.escape(bot)}(?:\|[^<>]*)?>[ \t]*", " ", text)
     return unescape(_MARKUP.sub(_shown, text)).strip()
 
 

@@ -277,9 +277,9 @@ def signed(
     )
 
 
-def event_request(payload: Payload, **headers: str) -> Request:
-    return signed(json.dumps(payload).encode(), **headers)
+def event_request(payload: Payload, *, at: float | None = None, **headers: str) -> Request:
+    return signed(json.dumps(payload).encode(), at=at, **headers)
 
 
-def form_request(form: dict[str, str], path: str = "/slack/commands") -> Request:
-    return signed(urlencode(form).encode(), path=path, content_type="application/x-www-form-urlencoded")
+def form_request(form: dict[str, str], path: str = "/slack/commands", *, at: float | None = None) -> Request:
+    return signed(urlencode(form).encode(), at=at, path=path, content_type="application/x-www-form-urlencoded")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -45,7 +46,7 @@ class SlackChannel(BaseChannel):
     """
 
     name = "slack"
-    caps = SlackDelivery.caps
+    caps = replace(SlackDelivery.caps, ack_deadline_s=3.0)  # in which Slack wants events and commands answered
 
     def __init__(
         self, settings: SlackSettings, state: ProducerState, *, clock: Callable[[], float] = time.time

@@ -47,7 +47,7 @@ def refused(receipt: Receipt, status: int, reason: str) -> bool:
 async def test_the_signature_is_the_one_that_slack_documents() -> None:
     # Given the example of Slack's page on verifying requests: secret, time, body and signature are from there
     body = (
-        b"token=xyzz0WbapA4vBCDEFa0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V&channel_name=foobar"
+        b"token=xyzz0WbapA4vBCDEFasx0q6G&team_id=T1DC2JH3J&team_domain=testteamnow&channel_id=G8PSS9T3V&channel_name=foobar"
         b"&user_id=U2CERLKJA&user_name=roadrunner&command=%2Fwebhook-collect&text=&response_url=https%3A%2F%2Fhooks.slack"
         b".com%2Fcommands%2FT1DC2JH3J%2F397700885554%2F96rGlfmibIGlgcZRskXaIFfN&trigger_id=398738663015.47445629121.803a"
         b"0bc887a14d10d2c447fce8b6703c"

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 import aiohttp
+from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.web.async_client import AsyncWebClient
 
 from sdqueue_producers.errors import Permanent
 from sdqueue_producers.slack.installations import Installations
 from sdqueue_producers.slack.settings import SlackSettings
+
+UNREACHABLE: Final = (
+    SlackClientError,
+    aiohttp.ClientError,
+    TimeoutError,
+    OSError,
+    ValueError,
+    AttributeError,  # by slack_sdk, where the answer is neither a JSON object nor an error page
+)
+"""What a call can raise besides ``SlackApiError``: no answer came, or none that can be read."""
 
 
 class Clients:
@@ -28,9 +40,12 @@ class Clients:
         self._installations = installations
         self._settings = settings
         self._session: aiohttp.ClientSession | None = None
+        self._log = logging.getLogger("sdqueue.slack.api")
+        self._log.setLevel(logging.INFO)  # below that slack_sdk writes down whole answers, with the tokens in them
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession()
+        # The limit is the session's: slack_sdk's own is not applied to a session that it was given.
+        self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=self._settings.api_timeout_s))
         return self
 
     async def __aexit__(
@@ -70,7 +85,18 @@ class Clients:
         return AsyncWebClient(
             token=token,
             base_url=self._settings.api_url,
-            timeout=self._settings.api_timeout_s,  # type: ignore[arg-type]  # seconds go to aiohttp, which takes floats
             session=self.session,
             retry_handlers=[],
+            logger=self._log,
         )
+
+
+def refusal_of(error: SlackApiError) -> tuple[str, int]:
+    """Slack's slug for why it refuses a call, ``unknown`` where the answer cannot be read, and the HTTP status.
+
+    The error's own text has the whole answer in it, so it is shown to nobody.
+    """
+    data = getattr(error.response, "data", None)
+    slug = data.get("error") if isinstance(data, dict) else None
+    status = getattr(error.response, "status_code", getattr(error.response, "status", 0))
+    return slug if isinstance(slug, str) and slug else "unknown", status if isinstance(status, int) else 0

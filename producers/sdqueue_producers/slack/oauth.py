@@ -12,8 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-import aiohttp
-from slack_sdk.errors import SlackApiError, SlackClientError
+from slack_sdk.errors import SlackApiError
 from slack_sdk.oauth import AuthorizeUrlGenerator
 from slack_sdk.web.async_client import AsyncWebClient
 from starlette.requests import Request as WebRequest
@@ -21,8 +20,9 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from sdqueue.errors import StoreUnavailable
+from sdqueue_producers.slack.clients import UNREACHABLE, refusal_of
 from sdqueue_producers.slack.installations import Installation, Installations
-from sdqueue_producers.slack.payload import UnreadablePayload, installation_id
+from sdqueue_producers.slack.payload import UnreadablePayload, installation_id, optional
 from sdqueue_producers.slack.settings import SlackSettings
 from sdqueue_producers.state import ProducerState
 
@@ -156,13 +156,12 @@ class OAuth:
                 redirect_uri=self._settings.redirect_url,
             )
         except SlackApiError as error:
-            # Slack's slug alone: the whole answer could have a token in it.
-            slug = str(error.response.get("error")) if isinstance(error.response.get("error"), str) else "unknown"
-            log.warning("Slack did not give a token for an installation: %s", slug)
-            if error.response.status_code == 429 or error.response.status_code >= 500:
+            slug, status = refusal_of(error)
+            log.warning("Slack did not give a token for an installation: %s, status %s", slug, status)
+            if slug == "unknown" or status == 429 or status >= 500:
                 raise OAuthFailed(503, "Slack is out of order. Begin again at /slack/install in a minute.") from None
             raise OAuthFailed(400, f"Slack refused it ({slug}). Begin again at /slack/install.") from None
-        except (SlackClientError, aiohttp.ClientError, TimeoutError, ValueError) as error:
+        except UNREACHABLE as error:
             log.warning("Slack could not be asked for a token: %s", type(error).__name__)
             raise OAuthFailed(503, "Slack cannot be reached. Begin again at /slack/install in a minute.") from None
         data = answer.data
@@ -181,7 +180,7 @@ class OAuth:
             )
         whole = data.get("is_enterprise_install") is True
         try:
-            install = installation_id(team.get("id"), enterprise.get("id"), whole)
+            install = installation_id(optional(team, "id"), optional(enterprise, "id"), whole)
         except UnreadablePayload:
             raise OAuthFailed(400, "Slack did not say which workspace it is.") from None
         scopes = str(data.get("scope") or "")

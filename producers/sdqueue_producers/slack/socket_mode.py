@@ -15,13 +15,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import aiohttp
-from slack_sdk.errors import SlackApiError, SlackClientError
+from slack_sdk.errors import SlackApiError
 from slack_sdk.socket_mode.request import SocketModeRequest
 from slack_sdk.socket_mode.response import SocketModeResponse
 from slack_sdk.web.async_client import AsyncWebClient
 
 from sdqueue.errors import ConfigurationError, SdqueueError
 from sdqueue_producers.request import Receipt, Submit
+from sdqueue_producers.slack.clients import UNREACHABLE, refusal_of
 from sdqueue_producers.slack.payload import UnreadablePayload, read_json
 
 HEARTBEAT_S: Final = 10.0
@@ -119,14 +120,14 @@ class SocketMode:
                 str(answer["url"]), heartbeat=HEARTBEAT_S, max_msg_size=MAX_MESSAGE_BYTES
             )
         except SlackApiError as error:
-            slug = error.response.get("error")
+            slug, _ = refusal_of(error)
             if slug in _HOPELESS:
                 raise ConfigurationError(
                     f"Slack opens no connection for Socket Mode ({slug}): SDQUEUE_SLACK_APP_TOKEN must be an app-level "
                     "token (xapp-…) with the scope connections:write, and Socket Mode must be on in the app's settings"
                 ) from None
             raise SocketModeFailed(f"Slack opens no connection for Socket Mode now ({slug})") from None
-        except (SlackClientError, aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError) as error:
+        except (*UNREACHABLE, KeyError) as error:
             raise SocketModeFailed(f"no connection for Socket Mode could be opened ({type(error).__name__})") from None
 
     async def _serve(self, socket: aiohttp.ClientWebSocketResponse, submit: Submit) -> bool:

@@ -34,6 +34,9 @@ MAX_MESSAGE_BYTES: Final = 4 * 1024 * 1024
 AT_ONCE: Final = 100
 """Envelopes of one connection that may wait for the broker at once; further ones are not read from the socket."""
 
+FIRST_WAIT_S: Final = 1.0
+"""Seconds before the second try of a connection; twice as many before each further one."""
+
 LONGEST_WAIT_S: Final = 30.0
 
 log = logging.getLogger("sdqueue.slack")
@@ -93,7 +96,7 @@ class SocketMode:
             raise error from None
 
     async def _keep_connected(self, submit: Submit) -> None:
-        wait_s = 1.0
+        wait_s = FIRST_WAIT_S
         while True:
             try:
                 socket = await self._connect()
@@ -107,7 +110,7 @@ class SocketMode:
             finally:
                 await socket.close()
             if greeted:
-                wait_s = 1.0
+                wait_s = FIRST_WAIT_S
             else:  # it is accepted and thrown out at once: not as fast as can be
                 await asyncio.sleep(wait_s * random.uniform(0.5, 1))
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)

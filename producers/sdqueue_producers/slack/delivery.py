@@ -35,7 +35,8 @@ CAPS: Final = Caps(
 
 _PAGES: Final = 5
 _PAGE: Final = 100
-_SKEW_S: Final = 300.0
+_LONGEST_TURN_S: Final = 3600.0
+"""Where the user's message is not known, an answer is looked for from so long before it was made: it may have grown."""
 
 
 class SlackDelivery:
@@ -94,16 +95,16 @@ class SlackDelivery:
         return Sent(ref)
 
     async def find(self, address: Address, outgoing: Outgoing) -> Sent | None:
-        """Look for the reply's id in the thread, or the channel, from five minutes before the reply was made.
+        """Look for the reply's id in the thread, or the channel, among what was posted after the user's message.
 
         Needs the history scope of the kind of conversation.
 
         Raises:
-            Permanent: it cannot be looked for, since a scope is missing or there are more than 500 newer messages. That
+            Permanent: it cannot be looked for, since a scope is missing or there are more than 500 such messages. That
                 says nothing about the reply: ``on_ambiguous`` decides.
         """
         destination, client = await self._place(address)
-        oldest = f"{outgoing.reply.created_at.timestamp() - _SKEW_S:.6f}"
+        oldest = destination.ts or f"{outgoing.reply.created_at.timestamp() - _LONGEST_TURN_S:.6f}"
         cursor: str | None = None
         for _ in range(_PAGES):
             try:
@@ -120,7 +121,9 @@ class SlackDelivery:
             cursor = after.get("next_cursor") if isinstance(after, dict) else None
             if not cursor:
                 return None
-        raise XX        )
+        raise Permanent(
+            "too-many-messages", f"{outgoing.key} is not among the first {_PAGES * _PAGE} messages that may be it"
+        )
 
     async def stream(self, address: Address, outgoing: Outgoing) -> Stream | None:
         """Begin a native stream where there is a thread, and the user who asked is known."""

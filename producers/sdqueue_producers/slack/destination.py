@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from sdqueue_producers.errors import Permanent
 from sdqueue_producers.outgoing import Address
+
+_TS: Final = re.compile(r"[0-9]{1,12}\.[0-9]{1,6}")
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,7 @@ class Destination:
         install: the installation whose token may post there.
         channel: the id of the channel or direct message.
         thread_ts: the first message of the thread; ``None``: the channel itself.
+        ts: the user's message, which every reply to it is newer than.
         user: who asked; a native stream has to name them.
         recipient_team: the team of that user, which with Slack Connect is not the installation's.
         assistant: the thread is one of the assistant's, which shows a status.
@@ -25,6 +29,7 @@ class Destination:
     install: str
     channel: str
     thread_ts: str | None = None
+    ts: str | None = None
     user: str | None = None
     recipient_team: str | None = None
     assistant: bool = False
@@ -45,13 +50,14 @@ class Destination:
                 raise Permanent("bad-address", f"{name} of the Slack address must be text, not {type(value).__name__}")
             return value or None
 
-        install, channel = text("install"), text("channel")
+        install, channel, ts = text("install"), text("channel"), text("ts")
         if install is None or channel is None:
             raise Permanent("bad-address", "the Slack address names no install or no channel")
         return cls(
             install=install,
             channel=channel,
             thread_ts=text("thread_ts"),
+            ts=ts if ts is not None and _TS.fullmatch(ts) else None,
             user=text("user"),
             recipient_team=text("recipient_team"),
             assistant=address.get("assistant") is True,

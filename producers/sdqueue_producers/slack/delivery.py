@@ -17,7 +17,7 @@ from sdqueue_producers.errors import Permanent
 from sdqueue_producers.outgoing import Address, Outgoing, Ref, Sent, Stream
 from sdqueue_producers.slack.answers import ask
 from sdqueue_producers.slack.destination import Destination
-from sdqueue_producers.slack.messages import is_marked, mark, replace, shown
+from sdqueue_producers.slack.posts import is_marked, mark, replace, shown
 from sdqueue_producers.slack.status import DEFAULT_STATUS, STATUS_TTL_S, set_status
 from sdqueue_producers.slack.streams import SlackStream
 

@@ -15,7 +15,7 @@ from sdqueue_producers.errors import Ambiguous, DeliveryError, Permanent
 from sdqueue_producers.outgoing import Outgoing, Ref, Sent
 from sdqueue_producers.slack.answers import ask
 from sdqueue_producers.slack.destination import Destination
-from sdqueue_producers.slack.messages import STREAM_ENDED, mark, replace
+from sdqueue_producers.slack.posts import STREAM_ENDED, mark, replace
 from sdqueue_producers.slack.text import MAX_MARKDOWN, harmless, settled
 
 _log: Final = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Messages of ours in Slack: how one is recognised, and how one is made to show another text."""
+"""Posts: messages of ours in Slack; how one is recognised, and how one is made to show another text."""
 
 from __future__ import annotations
 

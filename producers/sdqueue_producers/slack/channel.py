@@ -69,7 +69,7 @@ class SlackChannel(BaseChannel):
         self._oauth = (
             OAuth(settings, state, installations, self._clients.anonymous, clock=clock) if settings.client_id else None
         )
-        self._delivery = SlackDelivery(self._clients)
+        self._delivery = SlackDelivery(self._clients, status=settings.status)
 
     async def __aenter__(self) -> Self:
         await self._clients.__aenter__()

@@ -10,7 +10,8 @@ import aiohttp
 from slack_sdk.errors import SlackApiError, SlackClientError
 from slack_sdk.web.async_client import AsyncWebClient
 
-from sdqueue_producers.errors import Permanent
+from sdqueue.errors import StoreUnavailable
+from sdqueue_producers.errors import Permanent, RetryAfter
 from sdqueue_producers.slack.installations import Installations
 from sdqueue_producers.slack.settings import SlackSettings
 
@@ -70,9 +71,12 @@ class Clients:
 
         Raises:
             Permanent: there is no such installation, or none any more.
-            StoreUnavailable: that cannot be found out now.
+            RetryAfter: that cannot be found out now.
         """
-        installation = await self._installations.find(install)
+        try:
+            installation = await self._installations.find(install)
+        except StoreUnavailable as error:
+            raise RetryAfter(None, f"the token of Slack installation {install} cannot be read: {error}") from None
         if installation is None:
             raise Permanent(
                 "installation-gone",

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from sdqueue_producers.settings import ChannelSettings
+from sdqueue_producers.slack.status import DEFAULT_STATUS
 
 SCOPES: Final = (
     "app_mentions:read",
@@ -41,6 +42,7 @@ class SlackSettings(ChannelSettings):
         stream: whether turns ask for delta replies.
         follow_threads: whether what is said in a thread in which the bot takes part is for it without a mention.
         thread_ttl_s: seconds after the last turn of a thread for which it is followed.
+        status: shown in assistant threads while an answer is made, behind the app's name.
         api_url: where Slack's Web API is.
         authorize_url: where a browser is sent to install the app.
         api_timeout_s: seconds that a call of the Web API may take.
@@ -60,6 +62,7 @@ class SlackSettings(ChannelSettings):
     stream: bool = True
     follow_threads: bool = True
     thread_ttl_s: float = Field(default=30 * 86_400.0, gt=0)
+    status: str = DEFAULT_STATUS
     api_url: str = "https://slack.com/api/"
     authorize_url: str = "https://slack.com/oauth/v2/authorize"
     api_timeout_s: float = Field(default=15.0, gt=0)

@@ -94,6 +94,8 @@ class Fault:
         cut: the connection is closed in place of an answer.
         hang: no answer comes, until the server stops.
         raw: the body of an answer, as text/plain.
+        json: the body of an answer, as application/json, whether or not it is any.
+        pass_on: no fault at all, to be put before others.
     """
 
     status: int = 200
@@ -103,6 +105,8 @@ class Fault:
     cut: bool = False
     hang: bool = False
     raw: str | None = None
+    json: str | None = None
+    pass_on: bool = False
 
 
 def limited(seconds: int | str | None = 1) -> Fault:
@@ -242,6 +246,8 @@ class FakeSlack:
             self.arrived.notify_all()
         fault = self._faults[method].popleft() if self._faults[method] else None
         answer: dict[str, Any] = {}
+        if fault is not None and fault.pass_on:
+            fault = None
         if fault is None or fault.late:
             try:
                 answer = await self._perform(method, body, installation, request)
@@ -256,9 +262,11 @@ class FakeSlack:
         if fault.hang:
             await self._stopping.wait()
         if fault.hang or fault.cut:
-            assert request.transport is not None
-            request.transport.abort()
+            if request.transport is not None:  # the client may have given up first
+                request.transport.abort()
             return web.Response()
+        if fault.json is not None:
+            return web.Response(status=fault.status, text=fault.json, content_type="application/json")
         if fault.raw is not None:
             return web.Response(status=fault.status, text=fault.raw)
         if fault.error is None:

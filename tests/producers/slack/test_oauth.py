@@ -7,11 +7,12 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http.cookies import SimpleCookie
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
-from sdqueue_producers import MemoryState, Permanent
+from sdqueue_producers import MemoryState, Permanent, RetryAfter
 from sdqueue_producers.slack import Installation, SlackChannel, SlackSettings
 from sdqueue_producers.slack.installations import open_installations
 from sdqueue_producers.slack.settings import SCOPES
@@ -289,3 +290,12 @@ async def test_an_installation_that_is_gone_has_no_client(site: Site) -> None:
     with pytest.raises(Permanent, match="T5 has no token") as error:
         await site.channel._clients("T5")
     assert error.value.reason == "installation-gone"
+
+
+async def test_a_token_that_cannot_be_read_now_is_waited_for(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.json"
+    path.write_text("{")
+    async with site_of(installations=f"file://{path}") as site:
+        with pytest.raises(RetryAfter, match="cannot be read") as error:
+            await site.channel._clients("T5")
+        assert error.value.seconds is None

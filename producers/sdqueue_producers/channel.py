@@ -9,6 +9,7 @@ stream.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -33,6 +34,10 @@ class Bucket:
     key: str
     count: int
     per_s: float
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 0 < self.per_s < math.inf:
+            raise ValueError(f"bucket {self.key!r}: {self.count} calls in {self.per_s} s would never let one out")
 
 
 @dataclass(frozen=True)

@@ -122,10 +122,9 @@ class Door:
             self._answered(exchange, "")
 
     async def _fail(self, exchange: Exchange, where: str, error: Exception) -> None:
-        self._observer.channel_failed(
+        self._observer.channel_defect(
             channel=self._channel.name,
-            where=where,
-            error=f"{type(error).__name__}: {error}",
+            error=f"{where}: {type(error).__name__}: {error}",
             trace="".join(traceback.format_exception(error)),
         )
         if exchange.status:

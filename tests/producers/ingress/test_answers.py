@@ -135,7 +135,7 @@ async def test_when_the_client_goes_away_nobody_waits_any_more_and_the_turn_goes
         chat.answer = held
         assert (await front.http.post("/chat", content=said)).text == "one two"
         assert ran == ["go"]
-        assert not front.seen.of("channel_failed")
+        assert not front.seen.of("channel_defect")
         assert not caplog.records
 
 
@@ -192,7 +192,7 @@ async def test_an_answer_that_fails_is_a_defect_and_leaves_nothing_behind(
                 await front.http.post("/chat", content=body(SAID))
         else:
             assert (await front.http.post("/chat", content=body(SAID))).status_code == 500
-        assert front.seen.of("channel_failed")[0]["where"] == "answer"
+        assert front.seen.of("channel_defect")[0]["error"].startswith("answer: KeyError")
         await nobody_asks(front)
     caplog.clear()
 
@@ -202,7 +202,7 @@ async def test_a_failed_turn_that_the_channel_does_not_tell_of_is_a_defect() -> 
     chat.answer = held
     async with pool(chat) as front:
         assert (await front.http.post("/chat", content=body(SAID | {"text": "fail"}))).status_code == 500
-        assert front.seen.of("channel_failed")[0]["error"].startswith("TurnFailed")
+        assert front.seen.of("channel_defect")[0]["error"].startswith("answer: TurnFailed")
 
 
 async def test_a_client_that_is_closed_lets_held_requests_be_sent_again() -> None:

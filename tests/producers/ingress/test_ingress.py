@@ -111,7 +111,7 @@ async def test_routes_of_a_channel_publish_by_the_same_way_and_have_the_same_lim
         assert (answer.status_code, answer.json()["error"]) == (413, "body-too-large")
         answer = await front.http.get("/broken")
         assert (answer.status_code, answer.json()["error"]) == (500, "internal-error")
-        assert front.seen.of("channel_failed")[0]["where"] == "GET /broken"
+        assert front.seen.of("channel_defect")[0]["error"].startswith("GET /broken: RuntimeError")
 
 
 async def test_channels_that_cannot_be_told_apart_are_refused() -> None:

@@ -27,7 +27,7 @@ async def still_serves(front: Front, turns: int = 0) -> None:
     said = body({"session": "s", "id": "after", "text": "hello"})
     assert (await front.http.post("/chat", content=said)).status_code == 200
     assert [turn.id for turn in await front.got(turns + 1)][turns:] == ["after"]
-    assert not front.seen.of("channel_failed")
+    assert not front.seen.of("channel_defect")
 
 
 async def test_a_body_that_says_it_is_too_large_is_refused_before_it_is_read() -> None:
@@ -180,8 +180,8 @@ async def test_a_channel_that_fails_gets_a_500_that_tells_nothing_and_a_trace_in
         answer = await front.http.post("/chat", content=body())
         assert (answer.status_code, answer.json()["error"]) == (500, "internal-error")
         assert "42" not in answer.text
-        (failed,) = front.seen.of("channel_failed")
-        assert (failed["channel"], failed["where"]) == ("chat", "receive")
+        (failed,) = front.seen.of("channel_defect")
+        assert (failed["channel"], failed["error"]) == ("chat", "receive: RuntimeError: the secret is 42")
         assert "in broken" in failed["trace"]
 
 
@@ -189,7 +189,7 @@ async def test_turns_of_another_channel_are_a_defect_and_not_published() -> None
     async with served(Chat()) as front:
         said = body({"session": "s", "id": "1", "text": "x", "channel": "other"})
         assert (await front.http.post("/chat", content=said)).status_code == 500
-        assert "'other'" in front.seen.of("channel_failed")[0]["error"]
+        assert "'other'" in front.seen.of("channel_defect")[0]["error"]
         assert not front.turns
 
 

@@ -19,8 +19,10 @@ from sdqueue_producers.slack.installations import (
     StateInstallations,
     open_installations,
 )
+from sdqueue_producers.state import opened_state
 
 from sdqueue.errors import ConfigurationError, StoreUnavailable
+from sdqueue.settings import Settings
 
 ONE = Installation("T1", "xoxb-secret-1", "UBOT1", ("chat:write", "commands"), installed_at=1000.0)
 ORGANISATION = Installation("E1", "xoxb-secret-2", "UBOT2", installed_at=1000.0)
@@ -162,3 +164,13 @@ async def test_the_state_keeps_them_for_good() -> None:
     await StateInstallations(state).save(ONE)
     now = 1e9
     assert await StateInstallations(state).find("T1") == ONE
+
+
+async def test_redis_keeps_them_for_all_producers(redis_url: str, namespace: str) -> None:
+    settings = Settings.load(broker_url="memory://", store_url=redis_url, namespace=namespace)
+    async with opened_state(settings) as state, opened_state(settings) as other:
+        await StateInstallations(state).save(ONE)
+        assert await StateInstallations(other).find("T1") == ONE
+        assert not await StateInstallations(other).delete("T1", until=999.0)
+        assert await StateInstallations(other).delete("T1", until=1000.0)
+        assert await StateInstallations(state).find("T1") is None

@@ -167,7 +167,7 @@ class FakeSlack:
         """Where ``apps.connections.open`` sends Socket Mode clients; a ticket is added."""
         self.archived: set[str] = set()
         self.missing: set[str] = set()
-        self.arrived = asyncio.Condition()
+        self._stirred = asyncio.Condition()
         self._faults: dict[str, deque[Fault]] = defaultdict(deque)
         self._recent: dict[tuple[str, str], deque[float]] = defaultdict(deque)
         self._numbers = itertools.count(1)
@@ -232,8 +232,12 @@ class FakeSlack:
 
     async def called(self, method: str, times: int = 1) -> None:
         """Wait until a method was called so often."""
-        async with self.arrived:
-            await self.arrived.wait_for(lambda: self.methods().count(method) >= times)
+        await self.until(lambda: self.methods().count(method) >= times)
+
+    async def until(self, there: Callable[[], bool]) -> None:
+        """Wait until something is so; looked at when a call arrives, and when it has had its effect."""
+        async with self._stirred:
+            await self._stirred.wait_for(there)
 
     # The server
 
@@ -242,8 +246,7 @@ class FakeSlack:
         body = await self._read(request)
         installation = self._installation(request, body)
         self.calls.append(Call(method, body, installation and installation.team, self._clock()))
-        async with self.arrived:
-            self.arrived.notify_all()
+        await self._stir()
         fault = self._faults[method].popleft() if self._faults[method] else None
         answer: dict[str, Any] = {}
         if fault is not None and fault.pass_on:
@@ -251,6 +254,7 @@ class FakeSlack:
         if fault is None or fault.late:
             try:
                 answer = await self._perform(method, body, installation, request)
+                await self._stir()
             except Refused as refusal:
                 answer = refusal.body
             except _Limited as limit:
@@ -274,6 +278,10 @@ class FakeSlack:
                 status=fault.status, text="<html>oops</html>", content_type="text/html", headers=dict(fault.headers)
             )
         return web.json_response({"ok": False, "error": fault.error}, status=fault.status, headers=dict(fault.headers))
+
+    async def _stir(self) -> None:
+        async with self._stirred:
+            self._stirred.notify_all()
 
     async def _read(self, request: web.Request) -> dict[str, Any]:
         body: dict[str, Any] = dict(request.query)

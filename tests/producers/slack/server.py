@@ -156,6 +156,7 @@ class FakeSlack:
         self, *, limits: bool = False, stream_s: float = 300.0, clock: Callable[[], float] = time.time
     ) -> None:
         self.calls: list[Call] = []
+        self.done: list[str] = []
         self.messages: dict[str, dict[str, Message]] = defaultdict(dict)
         self.statuses: dict[tuple[str, str], str] = {}
         self.status_log: list[str] = []
@@ -226,6 +227,10 @@ class FakeSlack:
         """Their texts."""
         return [message.text for message in self.visible(channel, thread_ts)]
 
+    def anywhere(self, beginning: str) -> bool:
+        """Whether users see a message that begins so."""
+        return any(m.text.startswith(beginning) for messages in self.messages.values() for m in messages.values())
+
     def methods(self) -> list[str]:
         """What was called, in order."""
         return [call.method for call in self.calls]
@@ -233,6 +238,10 @@ class FakeSlack:
     async def called(self, method: str, times: int = 1) -> None:
         """Wait until a method was called so often."""
         await self.until(lambda: self.methods().count(method) >= times)
+
+    async def effective(self, method: str) -> None:
+        """Wait until a call of a method has had its effect."""
+        await self.until(lambda: method in self.done)
 
     async def until(self, there: Callable[[], bool]) -> None:
         """Wait until something is so; looked at when a call arrives, and when it has had its effect."""
@@ -254,6 +263,7 @@ class FakeSlack:
         if fault is None or fault.late:
             try:
                 answer = await self._perform(method, body, installation, request)
+                self.done.append(method)
                 await self._stir()
             except Refused as refusal:
                 answer = refusal.body

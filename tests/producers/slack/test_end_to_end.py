@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -23,9 +23,13 @@ from sdqueue.agents import FunctionAgent
 from sdqueue.brokers import MemoryBroker, Topology
 from sdqueue.client import Client
 from tests.producers.slack.payloads import SECRET, app_mention, direct, message, sign
-from tests.producers.slack.server import FakeSlack, cut, hang, limited, refused
+from tests.producers.slack.server import FakeSlack, Fault, cut, hang, limited, refused
 
 WORDS = ("Once ", "upon ", "a ", "time")
+
+
+def _name(fault: Fault) -> str:
+    return f"{'hang' if fault.hang else 'cut'}-{'after' if fault.late else 'before'}"
 
 
 class Notes(ProducerObserver):
@@ -80,13 +84,20 @@ class House:
 async def house(*, words: Callable[[str], tuple[str, ...]] | None = None, **fake: Any) -> AsyncIterator[House]:
     """All of it in this process, over a broker in memory."""
 
-    async def agent(text: str, history: object) -> AsyncIterator[str]:
-        for word in words(text) if words else (text,):
-            yield word
-            await asyncio.sleep(0)
-
     async with AsyncExitStack() as stack:
         slack = await stack.enter_async_context(FakeSlack(**fake))
+
+        async def agent(text: str, history: object) -> AsyncIterator[str]:
+            first, *rest = words(text) if words else (text,)
+            yield first
+            if rest:
+                # The rest is said when users see the beginning, or it is clear that they will not for now.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        await slack.until(lambda: slack.anywhere(first))
+            for word in rest:
+                yield word
+
         settings = SlackSettings(
             signing_secret=SecretStr(SECRET), bot_token=SecretStr("xoxb-1"), api_url=slack.url, api_timeout_s=0.5
         )
@@ -95,7 +106,8 @@ async def house(*, words: Callable[[str], tuple[str, ...]] | None = None, **fake
         await broker.apply()
         channel = await stack.enter_async_context(SlackChannel(settings, state))
         options = EgressOptions(ask_again_s=0.05, poll_s=0.05)
-        await stack.enter_async_context(Egress(channel, broker, state, options, notes))
+        egress = await stack.enter_async_context(Egress(channel, broker, state, options, notes))
+        failing = asyncio.create_task(egress.wait_failed())
         worker = SessionWorker(agent_factory=lambda: FunctionAgent(agent))
         await stack.enter_async_context(Consumer(broker, worker, ConsumerOptions(name="c")))
         client = await stack.enter_async_context(Client(broker))
@@ -103,6 +115,8 @@ async def house(*, words: Callable[[str], tuple[str, ...]] | None = None, **fake
         server = await stack.enter_async_context(WebServer(ingress.app, host="127.0.0.1", port=0))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False))
         yield House(slack, http, notes)
+        assert not failing.done(), failing
+        failing.cancel()
 
 
 def ts(number: int) -> str:
@@ -140,12 +154,22 @@ async def test_an_answer_in_a_direct_message_grows_by_edits() -> None:
 
         await home.shows("D1", None, ["Once upon a time"])
 
-        assert {"chat.postMessage", "chat.update"} >= set(home.slack.methods())
+        [message] = home.slack.visible("D1")
+        assert message.shown == ["Once ", "Once upon a time"]
+        assert home.slack.methods() == ["chat.postMessage", "chat.update"]
 
 
-@pytest.mark.parametrize("place", ["thread", "direct"])
-@pytest.mark.parametrize("method", ["chat.postMessage", "chat.startStream", "chat.appendStream", "chat.stopStream"])
-@pytest.mark.parametrize("fault", [cut(late=True), cut(late=False), hang(late=True), hang(late=False)], ids=str)
+@pytest.mark.parametrize(
+    ("place", "method"),
+    [
+        ("direct", "chat.postMessage"),
+        ("thread", "chat.postMessage"),
+        ("thread", "chat.startStream"),
+        ("thread", "chat.appendStream"),
+        ("thread", "chat.stopStream"),
+    ],
+)
+@pytest.mark.parametrize("fault", [cut(late=True), cut(late=False), hang(late=True), hang(late=False)], ids=_name)
 async def test_a_connection_that_is_cut_or_hangs_leaves_each_answer_visible_once(
     place: str, method: str, fault: Any
 ) -> None:

@@ -23,7 +23,7 @@ from sdqueue.agents import FunctionAgent
 from sdqueue.brokers import MemoryBroker, Topology
 from sdqueue.client import Client
 from tests.producers.slack.payloads import SECRET, app_mention, direct, message, sign
-from tests.producers.slack.server import FakeSlack, Fault, cut, hang, limited, refused
+from tests.producers.slack.server import FakeSlack, Fault, Installation, cut, hang, limited, refused
 
 WORDS = ("Once ", "upon ", "a ", "time")
 
@@ -218,3 +218,20 @@ async def test_many_answers_keep_to_slacks_limits() -> None:
         await home.shows("D1", None, [f"q{number}" for number in range(6)])
 
         assert len(home.notes.retried) <= 1
+
+
+@pytest.mark.parametrize("growing", [False, True])
+async def test_without_the_history_scope_an_answer_with_an_unknown_outcome_is_shown_again_and_counted(
+    growing: bool,
+) -> None:
+    """Given an app that may not read history, an answer whose outcome is unknown is sent again by default, and is not
+    a dead letter."""
+    async with house(words=lambda _: WORDS if growing else ("".join(WORDS),)) as home:
+        home.slack.install(Installation("xoxb-1", scopes=("chat:write",)))
+        home.slack.fail("chat.postMessage", cut(late=False))
+
+        await home.say(direct(ts=ts(1)))
+
+        await home.shows("D1", None, ["Once upon a time"])
+        assert home.notes.outcomes == ["resent"]
+        assert home.notes.dead == []

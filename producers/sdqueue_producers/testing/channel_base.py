@@ -83,10 +83,9 @@ class ChannelTests:
     # What the tests use
 
     @pytest.fixture
-    async def platform(self) -> AsyncIterator[Platform]:
-        """The platform; to be overridden."""
+    def platform(self) -> Platform:
+        """The platform; to be overridden, which may be by a coroutine or a generator."""
         raise NotImplementedError("give the suite a fixture `platform`, such as a FakePlatform")
-        yield
 
     @pytest.fixture
     def state(self) -> WatchedState:

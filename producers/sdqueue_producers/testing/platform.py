@@ -7,7 +7,7 @@ from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -113,7 +113,7 @@ class FakePlatform:
 
     async def _start(self) -> None:
         self._silence = asyncio.Event()
-        self._runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=1)
+        self._runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
         await site.start()

@@ -53,6 +53,7 @@ class Caps:
         edit_every_s: least seconds between two edits, or two appends to a stream, of one message.
         stream_max_s: seconds that a native stream lives.
         typing_ttl_s: seconds that a typing indicator is shown; 0: there is none.
+        ack_deadline_s: seconds in which the platform wants an answer to what it sends, before it counts as failed.
         errors_visible: error replies are shown to the user; else they are only logged.
     """
 
@@ -64,6 +65,7 @@ class Caps:
     edit_every_s: float = 1.0
     stream_max_s: float = 300.0
     typing_ttl_s: float = 0.0
+    ack_deadline_s: float = 10.0
     errors_visible: bool = True
 
 

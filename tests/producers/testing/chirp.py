@@ -112,3 +112,14 @@ class ChirpSuite(ChannelSuite):
             Sample(signed(replace(post, body=b"{}")), refused=400),
             Sample(replace(good, method="GET"), refused=405),
         ]
+
+
+def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Put the example on the path as pip would: a module, and a distribution that registers it."""
+    (folder / "sdqueue_chirp.py").write_text(PATH.read_text())
+    info = folder / "sdqueue_chirp-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sdqueue-chirp\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[sdqueue.channels]\nchirp = sdqueue_chirp:make_channel\n")
+    monkeypatch.syspath_prepend(str(folder))
+    monkeypatch.delitem(sys.modules, "sdqueue_chirp", raising=False)

@@ -35,7 +35,10 @@ class ReceivingTests(ChannelTests):
         assert len(set(channel.paths)) == len(channel.paths)
         caps = channel.caps
         assert caps.max_chars >= 1
+        assert 0 <= caps.max_edit_chars <= caps.max_chars
         assert caps.edit_every_s >= 0
+        assert caps.ack_deadline_s > 0
+        assert all(seconds >= 0 for seconds in caps.retry_s)
         assert caps.stream_max_s > 0
         assert caps.typing_ttl_s >= 0
 

@@ -116,7 +116,7 @@ class SendingTests(ChannelTests):
     async def test_a_message_is_edited(self, channel: Channel, platform: Platform) -> None:
         address, ref = await self._editable(channel)
         before = set(platform.messages)
-        for text in ("another text", "w" * channel.caps.max_chars):
+        for text in ("another text", "w" * (channel.caps.max_edit_chars or channel.caps.max_chars)):
             await channel.edit(address, ref, self.outgoing(channel, text))
             assert set(platform.messages) == before, "an edit is no new message"
             assert any(text in shown for shown in platform.messages.values())

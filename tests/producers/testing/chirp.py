@@ -114,12 +114,10 @@ class ChirpSuite(ChannelSuite):
         ]
 
 
-def install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Put the example on the path as pip would: a module, and a distribution that registers it."""
+def install(folder: Path) -> None:
+    """Put the example into a folder of the path as pip would: a module, and a distribution that registers it."""
     (folder / "sdqueue_chirp.py").write_text(PATH.read_text())
     info = folder / "sdqueue_chirp-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sdqueue-chirp\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[sdqueue.channels]\nchirp = sdqueue_chirp:make_channel\n")
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.delitem(sys.modules, "sdqueue_chirp", raising=False)

@@ -12,7 +12,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import aiohttp
-import pytest
 from sdqueue_producers import Request
 
 from tests.producers.testing.chirp import SECRET, TOKEN, FakeChirp, event, install, signed
@@ -57,9 +56,9 @@ async def _post(http: aiohttp.ClientSession, url: str, body: bytes, *, secret: s
         return response.status, await response.text()
 
 
-async def test_a_turn_is_answered_on_its_platform(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_turn_is_answered_on_its_platform(tmp_path: Path) -> None:
     """Given a producer and a consumer as processes, the channel installed as pip would, and all sent twice."""
-    install(tmp_path, monkeypatch)
+    install(tmp_path)
     (tmp_path / "bot.py").write_text(BOT)
     async with asyncio.timeout(90), AsyncExitStack() as stack:
         chirp = await stack.enter_async_context(FakeChirp())

@@ -39,7 +39,9 @@ async def test_its_test_passes(tmp_path: Path) -> None:
 
 async def test_what_it_registers_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By the name that the page gives it, with its settings out of the environment."""
-    install(tmp_path, monkeypatch)
+    install(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "sdqueue_chirp", raising=False)
     assert "chirp" in installed_channels()
     context: object = None
     monkeypatch.setenv("SDQUEUE_CHIRP_SECRET", SECRET)

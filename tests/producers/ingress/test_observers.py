@@ -53,6 +53,15 @@ def test_an_outage_that_every_turn_meets_is_said_once(log: StringIO) -> None:
     assert len(log.getvalue().splitlines()) == 2
 
 
+def test_refusals_that_a_stranger_causes_are_told_by_their_reason_and_do_not_flood_the_log(log: StringIO) -> None:
+    logs = ProducerLogs("p1")
+    for _ in range(100):
+        logs.request_answered(channel="a", status=401, reason="bad-signature", seconds=0.1)
+        logs.request_answered(channel="a", status=413, reason="body-too-large", seconds=0.1)
+    told = [json.loads(line)["reason"] for line in log.getvalue().splitlines()]
+    assert told == ["bad-signature", "body-too-large"]
+
+
 def test_a_defect_is_an_error_with_its_trace(log: StringIO) -> None:
     ProducerLogs("p1").channel_defect(channel="a", error="receive: KeyError", trace="in receive\nKeyError")
     line = json.loads(log.getvalue())

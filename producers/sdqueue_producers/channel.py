@@ -49,6 +49,7 @@ class Caps:
         stream_max_s: seconds that a native stream lives.
         typing_ttl_s: seconds that a typing indicator is shown; 0: there is none.
         errors_visible: error replies are shown to the user; else they are only logged.
+        retry_s: seconds to wait after each failed delivery, in order; after the last one it is dead. Empty: backoff.
     """
 
     max_chars: int = 40_000
@@ -60,6 +61,7 @@ class Caps:
     stream_max_s: float = 300.0
     typing_ttl_s: float = 0.0
     errors_visible: bool = True
+    retry_s: tuple[float, ...] = ()
 
 
 class Channel(Protocol):

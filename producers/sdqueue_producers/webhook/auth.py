@@ -15,7 +15,7 @@ from sdqueue_producers.request import Receipt, Request, refusal
 from sdqueue_producers.webhook.settings import EndpointSettings
 
 _BEARER: Final = re.compile(r"bearer +([!-~]+) *", re.IGNORECASE)
-_SECONDS: Final = re.compile(r"[0-9]{1,12}")
+_SECONDS: Final = re.compile(r"[0-9]{1,10}")
 
 
 class Gate:

@@ -7,6 +7,7 @@ import hashlib
 import ssl
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from types import TracebackType
 from typing import Final, Self
 
@@ -166,9 +167,16 @@ def _explain(error: Exception) -> str:
 
 
 def _ssl_context(endpoint: str, ca_file: str | None) -> ssl.SSLContext:
+    if ca_file is None:
+        return _system_authorities()
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
         raise ConfigurationError(
             f"endpoint {endpoint!r}: callback_ca_file {ca_file!r} cannot be read as certificates in PEM: {error}"
         ) from None
+
+
+@cache  # reading all authorities of the world takes 0.1 s, and endpoints may be many
+def _system_authorities() -> ssl.SSLContext:
+    return ssl.create_default_context()

@@ -121,13 +121,12 @@ class Receiver:
     port: int = 0
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.got.append(Received(headers, await request.read()))
         self.arrived.set()
         if self.answer is None:
             return web.Response(status=204)
-        assert isinstance(request, web.Request)
         return await self.answer(request)
 
 
@@ -135,7 +134,7 @@ class Receiver:
 async def serving(receiver: Receiver, tls: ssl.SSLContext | None = None, port: int = 0) -> AsyncIterator[Receiver]:
     """Let it listen on 127.0.0.1."""
     app = web.Application()
-    app.router.add_route("*", "/{path:.*}", receiver)
+    app.router.add_route("*", "/{path:.*}", receiver.handle)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", port, ssl_context=tls)

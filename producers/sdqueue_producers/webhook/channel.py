@@ -60,7 +60,7 @@ class WebhookChannel(BaseChannel):
                 "SDQUEUE_WEBHOOK_ENDPOINTS"
             )
         # A webhook has no limit of length, so nothing is split; a receiver knows a repeat by its webhook-id.
-        self.caps = Caps(max_chars=2**31, idempotent=True, retry_s=settings.retry_s)
+        self.caps = Caps(max_chars=2**31, idempotent=True, every_reply=True, retry_s=settings.retry_s)
         self._context = context
         self._settings = settings
         self._gates = {name: Gate(endpoint) for name, endpoint in settings.endpoints.items()}

@@ -27,6 +27,9 @@ _log = logging.getLogger(__name__)
 _SILENCE_S: Final = 2.0
 """How long the log of a stream may be silent until the status address is asked whether the turn has ended."""
 
+_ENDED_SILENCE_S: Final = 0.2
+"""The same of a turn that has: what its log does not have now does not come any more."""
+
 _REPLAY: Final = re.compile(r".*:([0-9]{1,9})")
 
 
@@ -97,10 +100,10 @@ class Events:
         session = session_id(self._address.endpoint, self._address.session)
         try:
             while loop.time() < until:
+                known = await self._memory.known(self._turn)
+                silence_s = _SILENCE_S if known.reply is None else _ENDED_SILENCE_S
                 try:
-                    read = client.read_stream(
-                        session, self._turn, after=after, timeout=_SILENCE_S, raise_on_error=False
-                    )
+                    read = client.read_stream(session, self._turn, after=after, timeout=silence_s, raise_on_error=False)
                     async with aclosing(read) as said:
                         async for reply in said:
                             yield self._event(reply)
@@ -110,8 +113,7 @@ class Events:
                 except (ReplyTimeout, StreamNotFound):
                     pass
                 except ConfigurationError:  # there is no log here; the reply that ends the turn is all there is
-                    await asyncio.sleep(_SILENCE_S)
-                known = await self._memory.known(self._turn)
+                    await asyncio.sleep(silence_s)
                 if known.reply is not None:
                     yield event_text(known.reply["kind"], to_text(known.reply), _end_id(known.reply["id"]))
                     return

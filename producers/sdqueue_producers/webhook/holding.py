@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from typing import Any, Final
 
 from starlette.responses import JSONResponse, Response
 
@@ -15,6 +15,8 @@ from sdqueue_producers.webhook.prefer import ReplyMode
 from sdqueue_producers.webhook.reply import reply_body, to_text
 
 _log = logging.getLogger(__name__)
+
+_PRIVATE: Final = {"Cache-Control": "no-store"}
 
 
 class Holding:
@@ -44,6 +46,8 @@ class Holding:
             await self._memory.accepted(turn, self._address.session)
         except SessionError as error:
             _log.warning("turn %r is accepted, but its status address may not know it: %s", turn, error)
+        if self._mode.kind == "later":
+            return later(self._address, self._location, self._mode.applied)
         try:
             reply = await replies.last(timeout=self._mode.wait_s, raise_on_error=False)
         except (ReplyError, BrokerError):  # later than it was waited for, or the reply queue was lost
@@ -57,7 +61,7 @@ class Holding:
             _log.warning("the reply to turn %r may not come to its status address: %s", turn, error)
         if self._called_back and await self._choose(turn, "held") != "held":
             return later(self._address, self._location, self._mode.applied)
-        return Response(to_text(body), media_type="application/json", headers=applied(self._mode.applied))
+        return ready(body, self._mode.applied)
 
     async def _choose(self, turn: str, way: str) -> str:
         try:
@@ -72,7 +76,7 @@ def later(address: TurnAddress, location: str, preference: str = "") -> Response
     return JSONResponse(
         {"status": "accepted", "turn_id": address.id, "session_id": address.session, "location": location},
         status_code=202,
-        headers={"Location": location, **applied(preference)},
+        headers={**_PRIVATE, "Location": location, **applied(preference)},
     )
 
 
@@ -81,6 +85,6 @@ def applied(preference: str) -> dict[str, str]:
     return {"Preference-Applied": preference} if preference else {}
 
 
-def ready(body: dict[str, object]) -> Response:
+def ready(body: dict[str, Any], preference: str = "") -> Response:
     """200 with a reply."""
-    return Response(json.dumps(body, ensure_ascii=False, separators=(",", ":")), media_type="application/json")
+    return Response(to_text(body), media_type="application/json", headers={**_PRIVATE, **applied(preference)})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Final
 
 from sdqueue.messages import OutboundReply
 from sdqueue_producers.webhook.ids import TurnAddress
+
+_INSIDE: Final = frozenset({"consumer"})
+"""What consumers add for those who run them: the name of a machine is no business of other companies."""
 
 
 def reply_body(reply: OutboundReply, address: TurnAddress) -> dict[str, Any]:
@@ -25,7 +28,7 @@ def reply_body(reply: OutboundReply, address: TurnAddress) -> dict[str, Any]:
         "kind": reply.kind,
         "text": reply.text,
         "tool_calls": fields["tool_calls"],
-        "metadata": fields["metadata"],
+        "metadata": {name: value for name, value in fields["metadata"].items() if name not in _INSIDE},
     }
 
 

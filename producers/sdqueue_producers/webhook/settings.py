@@ -85,7 +85,7 @@ class EndpointSettings(BaseModel):
         default=(), description="Sign what is posted; each gives a signature, for rotation."
     )
     callback_per_s: int = Field(default=50, ge=1, description="Posts in a second, by all producers together.")
-    callback_timeout_s: float = Field(default=20.0, gt=0, le=60, description="Seconds that a post may take.")
+    callback_timeout_s: float = Field(default=20.0, gt=0, le=30, description="Seconds that a post may take.")
     callback_ca_file: str | None = Field(default=None, description="Authorities to trust in place of the system's.")
     callback_revision: int = Field(default=1, ge=1, description="Raise it to call an endpoint again that was gone.")
     allow_networks: tuple[str, ...] = Field(default=(), description="Networks besides the public addresses.")

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 from aiohttp import web
+from sdqueue_producers import Bucket, MemoryState, Outgoing, Permanent, RetryAfter, Sent
+from sdqueue_producers.webhook import WebhookChannel
 from standardwebhooks import Webhook
 
 from sdqueue.errors import ConfigurationError
-from sdqueue_producers import Bucket, MemoryState, Outgoing, Permanent, RetryAfter, Sent
-from sdqueue_producers.webhook import WebhookChannel
 from tests.producers.webhook.tools import (
     OTHER_SECRET,
     SECRET,

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_network
 
 import pytest
-
 from sdqueue_producers.webhook.networks import AddressPolicy
 from sdqueue_producers.webhook.target import CallbackTarget
 
@@ -33,8 +33,8 @@ def test_is_not_connected_to(address: str) -> None:
 @pytest.mark.parametrize(
     "address",
     [
-        "8.8.8.8", "1.1.1.1", "172.15.0.1", "172.32.0.1", "100.63.255.255", "100.128.0.1", "169.253.1.1", "223.255.255.1",
-        "2606:4700:4700::1111", "2a00:1450::1", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8",
+        "8.8.8.8", "1.1.1.1", "172.15.0.1", "172.32.0.1", "100.63.255.255", "100.128.0.1", "169.253.1.1",
+        "223.255.255.1", "2606:4700:4700::1111", "2a00:1450::1", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8",
     ],
 )  # fmt: skip
 def test_public_addresses_are_connected_to(address: str) -> None:
@@ -112,9 +112,8 @@ def test_without_tls_only_the_networks_that_are_allowed() -> None:
     ],
 )  # fmt: skip
 def test_a_url_that_is_refused_when_the_configuration_is_read(url: str, told: str) -> None:
-    with pytest.raises(ValueError, match="(?s).") as caught:
+    with pytest.raises(ValueError, match=re.escape(told)):
         CallbackTarget.parse(url, PUBLIC)
-    assert told in str(caught.value)
 
 
 def test_urls_that_will_do() -> None:

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-
-from sdqueue import StoreUnavailable
 from sdqueue_producers import MemoryState, Receipt, Request
 from sdqueue_producers.webhook import WebhookChannel
+
+from sdqueue import StoreUnavailable
 from tests.producers.webhook.tools import (
     LEAST,
     OTHER_SECRET,

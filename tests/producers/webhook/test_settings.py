@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sdqueue_producers.webhook import WebhookSettings
 
 from sdqueue.errors import ConfigurationError
-from sdqueue_producers.webhook import WebhookSettings
 from tests.producers.webhook.tools import OTHER_SECRET, SECRET, TOKEN
 
 

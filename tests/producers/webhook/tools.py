@@ -18,14 +18,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from standardwebhooks import Webhook
-
-from sdqueue import Client, MemoryBroker, Settings, Topology
-from sdqueue.messages import OutboundReply
 from sdqueue_producers import ChannelContext, MemoryState, Outgoing, ProducerState, Request
 from sdqueue_producers.webhook import WebhookChannel, WebhookSettings
 from sdqueue_producers.webhook.ids import TurnAddress, session_id, turn_id
 from sdqueue_producers.webhook.resolver import Lookup, system_lookup
+from standardwebhooks import Webhook
+
+from sdqueue import Client, MemoryBroker, Settings, Topology
+from sdqueue.messages import OutboundReply
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 OTHER_SECRET = "whsec_" + "QUJDREVGR0hJSktMTU5PUFFSU1RVVldY"

@@ -163,7 +163,9 @@ def _explain(error: Exception) -> str:
     cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
     if isinstance(cause, ForbiddenAddressError):
         return str(cause)
-    return f"{type(error).__name__}: {error}"
+    # Not str(error) of a malformed answer: it has the URL in it, which may be a secret.
+    told = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+    return f"{type(error).__name__}: {told[:200]}"
 
 
 def _ssl_context(endpoint: str, ca_file: str | None) -> ssl.SSLContext:

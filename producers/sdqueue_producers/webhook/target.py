@@ -8,6 +8,8 @@ from ipaddress import ip_address
 from typing import Final
 from urllib.parse import urlsplit
 
+from yarl import URL
+
 from sdqueue_producers.webhook.networks import AddressPolicy
 
 _LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
@@ -63,11 +65,24 @@ class CallbackTarget:
             problem = policy.problem(host)
             if problem is not None:
                 raise ValueError(problem)
-            return cls(url, host, policy)
-        return cls(url, _checked_name(host, policy), policy)
+        else:
+            _check_name(host, policy)
+        _check_alike(url, host, parts.port)
+        return cls(url, host, policy)
 
 
-def _checked_name(host: str, policy: AddressPolicy) -> str:
+def _check_alike(url: str, host: str, port: int | None) -> None:
+    """What was checked must be what is called: the HTTP client reads a URL with a parser of its own."""
+    try:
+        read = URL(url)
+        alike = (read.raw_host, read.explicit_port) == (host, port)
+    except ValueError as error:
+        raise ValueError(f"is no URL: {error}") from None
+    if not alike:
+        raise ValueError(f"is read in different ways: as host {host!r} and as {read.raw_host!r}")
+
+
+def _check_name(host: str, policy: AddressPolicy) -> None:
     if not host:
         raise ValueError("must have a host")
     if host.endswith("."):
@@ -83,4 +98,3 @@ def _checked_name(host: str, policy: AddressPolicy) -> str:
         problem = policy.problem(host)
         if problem is not None:
             raise ValueError(problem)
-    return host

@@ -301,6 +301,29 @@ async def test_a_slow_answer_counts_by_its_status_alone(authority: Authority) ->
         assert await asyncio.wait_for(deliver(channel), 5) == Sent()
 
 
+@pytest.mark.parametrize("answer", [b"", b"\x00\xff nonsense\r\n\r\n", b"HTTP/1.1 200\r\nX" + b"y" * 100_000])
+async def test_an_answer_that_is_no_http_is_a_failure_that_does_not_tell_the_url(answer: bytes) -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    async with server:
+        settings = {
+            "secrets": [SECRET],
+            "callback_url": f"http://{HOST}:{server.sockets[0].getsockname()[1]}/?key=very-secret",
+            "callback_secrets": [OTHER_SECRET],
+            "allow_networks": ["127.0.0.0/8"],
+            "allow_http": True,
+        }
+        async with make_channel(endpoints={"crm": settings}, lookup=loopback) as channel:
+            with pytest.raises(RetryAfter) as caught:
+                await deliver(channel)
+    assert "very-secret" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
 async def test_a_receiver_that_nobody_vouches_for_gets_nothing(authority: Authority, tmp_path: Path) -> None:
     stranger = make_authority(tmp_path, HOST)
     async with serving(Receiver(), stranger.tls) as receiver, calling(receiver, authority) as channel:

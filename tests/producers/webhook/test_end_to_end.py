@@ -223,6 +223,20 @@ async def test_a_stream_without_a_log_of_it_has_the_whole_reply_at_its_end() -> 
         assert [event["event"] for event in events][-1] == "final"
 
 
+async def test_a_turn_that_asks_for_a_stream_can_be_followed_from_another_request() -> None:
+    async with house(endpoints=PLAIN) as h:
+        response = await h.post(SLOW | {"stream": True}, prefer="respond-async")
+        assert response.status_code == 202
+        async with h.events() as response:
+            asking = asyncio.create_task(all_events(response))
+            await h.brain.began.wait()
+            h.brain.go.set()
+            events = await asyncio.wait_for(asking, 10)
+        *deltas, final = events
+        assert final["event"] == "final"
+        assert "".join(json.loads(delta["data"])["text"] for delta in deltas) == "You said: slow"
+
+
 async def test_a_comment_is_sent_while_nothing_happens() -> None:
     async with house(endpoints=PLAIN, ping_s=0.1) as h, streaming(h, SLOW) as response:
         comments = 0

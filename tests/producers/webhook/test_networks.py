@@ -109,6 +109,9 @@ def test_without_tls_only_the_networks_that_are_allowed() -> None:
         ("https://[nonsense]/", "no URL"),
         ("https://-x.example.com/", "no name"),
         ("https://a..example.com/", "no name"),
+        ("https://example.com:443:80/", "no URL"),
+        ("https://[2606:4700::1]x/", "no URL"),
+        ("https://[8.8.8.8]/", "no URL"),
     ],
 )  # fmt: skip
 def test_a_url_that_is_refused_when_the_configuration_is_read(url: str, told: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 from sdqueue_producers import MemoryState, Receipt, Request
 from sdqueue_producers.webhook import WebhookChannel
 
-from sdqueue import StoreUnavailable
+from sdqueue import Settings, StoreUnavailable
 from tests.producers.webhook.tools import (
     LEAST,
     OTHER_SECRET,
@@ -337,6 +337,13 @@ async def test_the_request_says_how_else_the_endpoint_does(
         assert receipt.on_ok.status_code == 202
         assert receipt.on_ok.headers["location"] == f"/webhook/{endpoint}/turns/evt_1"
         assert json.loads(bytes(receipt.on_ok.body))["turn_id"] == "evt_1"
+
+
+async def test_the_location_has_the_public_address_where_that_is_known() -> None:
+    settings = Settings(broker_url="memory://", store_url="memory://", public_url="https://bot.example.com/")
+    channel = make_channel(settings=settings, endpoints=ENDPOINTS)
+    receipt = await channel.receive(signed(endpoint="asked"))
+    assert receipt.on_ok.headers["location"] == "https://bot.example.com/webhook/asked/turns/evt_1"
 
 
 # The status address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import socket
 from dataclasses import replace
 from os import getpid
@@ -59,7 +60,7 @@ class Burial:
     async def bury_unreadable(self, message: Message, routing_key: str, error: str) -> None:
         """Put a message away that is no reply."""
         letter = self._letter("unreadable", error, routing_key).model_copy(
-            update={"reply_id": (message.message_id or "")[:256], "replay": replay_number(message.headers)}
+            update={"reply_id": _name(message), "replay": replay_number(message.headers)}
         )
         await self._publish(message, letter)
         self._observer.reply_dead(
@@ -79,13 +80,22 @@ class Burial:
     async def _publish(self, message: Message, why: DeadTurn) -> None:
         own = {name: value for name, value in kept(message.headers).items() if not name.startswith(SDQUEUE_HEADERS)}
         letter = replace(message, headers=own | why.headers())
+
+        async def publish() -> None:
+            await self._broker.publish(self._broker.topology.dead, why.routing_key, letter)
+
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(BrokerError),
             wait=wait_random_exponential(multiplier=0.1, max=MAX_WAIT_S),
             before_sleep=self._refused,
         )
-        await retrying(self._broker.publish, self._broker.topology.dead, why.routing_key, letter)
+        await retrying(publish)
 
     def _refused(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None
         self._observer.backend_away(backend="broker", error=str(error))
+
+
+def _name(message: Message) -> str:
+    """What something that is no reply is called among the dead."""
+    return (message.message_id or f"unreadable-{hashlib.sha256(message.body).hexdigest()[:16]}")[:256]

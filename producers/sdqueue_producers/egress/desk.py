@@ -135,6 +135,7 @@ class Desk:
         except OutOfPatience as out:
             return Later(out.seconds, page.record.attempts, first_at)
         except Permanent as error:
+            await page.save(attempts=page.record.attempts + 1)
             await self._bury(job, page, error.reason, error.detail)
             return None
         except RetryAfter as error:

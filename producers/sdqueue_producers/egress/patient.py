@@ -91,7 +91,11 @@ class PatientState:
             wait=wait_random_exponential(multiplier=0.1, max=MAX_WAIT_S),
             before_sleep=self._tell,
         )
-        return await retrying(call)
+
+        async def again() -> Answer:  # tenacity awaits only what is an async function itself
+            return await call()
+
+        return await retrying(again)
 
     def _tell(self, state: RetryCallState) -> None:
         error = state.outcome.exception() if state.outcome else None

@@ -84,7 +84,7 @@ class Grown:
 
     def dump(self) -> str:
         """As JSON."""
-        return json.dumps({name: value for name, value in asdict(self).items() if value})
+        return json.dumps(asdict(self))  # a ref may be anything, also 0
 
     @classmethod
     def load(cls, text: str | None) -> Self:

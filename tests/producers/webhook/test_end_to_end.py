@@ -283,6 +283,18 @@ async def test_a_held_reply_is_not_called_back_and_one_that_is_late_is(authority
         assert [got.verified()["turn_id"] for got in receiver.got] == ["evt_2"]
 
 
+async def test_a_streamed_reply_is_not_called_back_and_one_whose_client_went_away_is(authority: Authority) -> None:
+    async with serving(Receiver(), authority.tls) as receiver, house(**called_back(receiver, authority)) as h:
+        async with streaming(h, LEAST) as response:
+            assert (await all_events(response))[-1]["event"] == "final"
+        async with streaming(h, SLOW, id_="evt_2") as response:
+            await anext(read_events(response))
+        await asyncio.sleep(0.1)  # the server hears of it
+        h.brain.go.set()
+        await until(lambda: receiver.got)
+        assert [got.verified()["turn_id"] for got in receiver.got] == ["evt_2"]
+
+
 async def test_the_reply_to_a_client_that_went_away_is_called_back(authority: Authority) -> None:
     async with serving(Receiver(), authority.tls) as receiver, house(**called_back(receiver, authority)) as h:
         asking = asyncio.create_task(h.post(SLOW, prefer="wait=20"))

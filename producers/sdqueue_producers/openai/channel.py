@@ -61,7 +61,8 @@ class OpenAIChannel(BaseChannel):
         self._keys = Keys(settings)
         self._max_text_bytes = context.settings.max_text_bytes
         wait_s = settings.answer_timeout_s or context.settings.turn_timeout_s + 30
-        self._patience = Patience(wait_s, min(settings.keepalive_s, wait_s))
+        # Where no sign of life is due before the time is up, that it is up has its own status.
+        self._patience = Patience(wait_s, settings.keepalive_s if settings.keepalive_s < wait_s else wait_s + 1)
         self._began = int(time.time())
 
     async def receive(self, request: Request) -> Receipt:

@@ -65,7 +65,7 @@ class Trouble(SdqueueError):
     @property
     def receipt(self) -> Receipt:
         """As a request without turns."""
-        return Receipt(on_ok=self.response)
+        return Receipt(on_ok=self.response, reason=self.code)
 
 
 _STATUS: Final = {

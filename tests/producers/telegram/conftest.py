@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from sdqueue_producers import ChannelContext, MemoryState, Outgoing, Request
+from sdqueue_producers.telegram import TelegramChannel, TelegramSettings
 
 from sdqueue.brokers import MemoryBroker, MemoryServer, Topology
 from sdqueue.client import Client
 from sdqueue.messages import OutboundReply
 from sdqueue.settings import Settings
-from sdqueue_producers import ChannelContext, MemoryState, Outgoing, Request
-from sdqueue_producers.telegram import TelegramChannel, TelegramSettings
 from tests.producers.telegram.server import TOKEN, FakeTelegram
 
 SECRET = "secret-of-the-tests-01"

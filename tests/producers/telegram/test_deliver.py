@@ -7,9 +7,9 @@ import traceback
 
 import pytest
 from pydantic import SecretStr
-
 from sdqueue_producers import Ambiguous, Bucket, DeliveryError, MemoryState, Permanent, RetryAfter, Sent
 from sdqueue_producers.telegram import TelegramChannel
+
 from tests.producers.telegram.conftest import address, made, outgoing
 from tests.producers.telegram.server import TOKEN, Cut, FakeTelegram, Refusal
 

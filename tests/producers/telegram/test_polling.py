@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-
-from sdqueue.errors import BrokerUnavailable
 from sdqueue_producers import MemoryState, Receipt, Submit
 from sdqueue_producers.telegram import TelegramChannel, polling
+
+from sdqueue.errors import BrokerUnavailable
 from tests.producers.telegram.conftest import SECRET, made
 from tests.producers.telegram.server import FakeTelegram, Refusal, message
 

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
-
-from sdqueue.errors import ConfigurationError
 from sdqueue_producers import Receipt
 from sdqueue_producers.telegram import TelegramChannel, TelegramSettings
+
+from sdqueue.errors import ConfigurationError
 from tests.producers.telegram.conftest import SECRET, made, post
 from tests.producers.telegram.server import TOKEN, USERNAME, FakeTelegram, Refusal, message
 

@@ -83,6 +83,10 @@ class OpenAIChannel(BaseChannel):
         except StoreUnavailable:
             return Trouble(503, "unavailable", "sessions cannot be reached at present", headers=LATER).receipt
 
+    def explain(self, status: int, reason: str, detail: str) -> Response:
+        """See :class:`~sdqueue_producers.Channel`: in OpenAI's shape."""
+        return Trouble(status, reason.replace("-", "_"), detail).response
+
     async def deliver(self, address: Address, outgoing: Outgoing) -> Sent:
         """Keep an answer of ``/v1/responses``; its client has got it already."""
         reply = outgoing.reply

@@ -60,6 +60,7 @@ class FakeTelegram:
         self.messages: dict[int, Shown] = {}
         self.webhook: dict[str, Any] | None = None
         self.polled = asyncio.Event()
+        self.changed = asyncio.Event()
         self.offsets: list[int | None] = []
         self._faults: dict[str, deque[Refusal | Cut]] = defaultdict(deque)
         self._updates: list[dict[str, Any]] = []
@@ -121,6 +122,7 @@ class FakeTelegram:
         if fault == "hang":
             await asyncio.sleep(3600)
         result = await getattr(self, f"_{method}")(params)
+        self.changed.set()
         if fault == "cut after":
             return _cut(request)
         return _answer(result) if isinstance(result, Refusal) else web.json_response({"ok": True, "result": result})

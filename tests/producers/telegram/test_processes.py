@@ -10,6 +10,8 @@ from collections.abc import Callable
 import pytest
 from openai import AsyncOpenAI
 
+from sdqueue.backends import open_broker
+from sdqueue.settings import Settings
 from tests.examples.served import consumer, started
 from tests.producers.telegram.server import TOKEN, FakeTelegram, message
 
@@ -44,6 +46,17 @@ async def until(holds: Callable[[], bool], telegram: FakeTelegram) -> None:
         while not holds():
             telegram.changed.clear()
             await telegram.changed.wait()
+
+
+async def queued(env: dict[str, str]) -> None:
+    """Wait until a turn waits in one of the partitions."""
+    settings = Settings(broker_url=env["SDQUEUE_BROKER_URL"], namespace=env["SDQUEUE_NAMESPACE"], partitions=4)
+    async with asyncio.timeout(30), open_broker(settings) as broker:
+        while True:
+            states = [await broker.queue_state(name) for name in broker.topology.partition_queues]
+            if any(state.depth for state in states):
+                return
+            await asyncio.sleep(0.05)
 
 
 async def test_messages_are_answered_once_each_and_in_order_though_the_producer_is_killed(
@@ -97,3 +110,20 @@ async def test_openais_client_and_telegram_are_answered_by_one_pool(
             await telegram.tell(message(2, "again"))
             await until(lambda: len(telegram.messages) == 2, telegram)
     assert [shown.chat for shown in telegram.messages.values()] == [7, 7]
+
+
+async def test_a_question_survives_the_producer_that_took_it(env: dict[str, str]) -> None:
+    """Given a producer that is killed between the broker's confirm and the answer, when OpenAI's client asks another
+    one by itself, then it gets the answer of the one turn."""
+    url = f"http://127.0.0.1:{env['SDQUEUE_PRODUCER_PORT']}/v1"
+    producer = ("sdqueue.cli", "producer", "--channels", "openai")
+    async with AsyncOpenAI(base_url=url, api_key=KEY, max_retries=20) as client:
+        async with started(*producer, until=" ready", env=env) as first:
+            asking = asyncio.create_task(client.responses.create(model="sdqueue", input="hello", conversation="c"))
+            await queued(env)
+            first.kill()
+            await first.wait()
+        async with started(*producer, until=" ready", env=env), consumer(env=env):
+            assert (await asking).output_text.startswith("Message 1 ")
+            again = await client.responses.create(model="sdqueue", input="more", conversation="c")
+            assert again.output_text.startswith("Message 2 ")

@@ -7,7 +7,15 @@ from sdqueue_producers.outgoing import Address, Outgoing, Ref, Sent, Stream
 from sdqueue_producers.registry import ChannelContext, ChannelFactory, make_channel, parse_channels
 from sdqueue_producers.request import Answer, Receipt, Request, Submit, refusal
 from sdqueue_producers.settings import ChannelSettings
-from sdqueue_producers.state import MemoryState, Parked, ProducerState
+from sdqueue_producers.state import (
+    MemoryState,
+    Parked,
+    ProducerState,
+    RedisState,
+    SQLiteState,
+    open_state,
+    opened_state,
+)
 
 __all__ = [
     "Address",
@@ -28,13 +36,17 @@ __all__ = [
     "ProducerObserver",
     "ProducerState",
     "Receipt",
+    "RedisState",
     "Ref",
     "Request",
     "RetryAfter",
+    "SQLiteState",
     "Sent",
     "Stream",
     "Submit",
     "make_channel",
+    "open_state",
+    "opened_state",
     "parse_channels",
     "refusal",
 ]

@@ -9,6 +9,7 @@ stream.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -34,6 +35,10 @@ class Bucket:
     count: int
     per_s: float
 
+    def __post_init__(self) -> None:
+        if self.count < 1 or not 0 < self.per_s < math.inf:
+            raise ValueError(f"bucket {self.key!r}: {self.count} calls in {self.per_s} s would never let one out")
+
 
 @dataclass(frozen=True)
 class Caps:
@@ -48,6 +53,7 @@ class Caps:
         edit_every_s: least seconds between two edits, or two appends to a stream, of one message.
         stream_max_s: seconds that a native stream lives.
         typing_ttl_s: seconds that a typing indicator is shown; 0: there is none.
+        ack_deadline_s: seconds in which the platform wants an answer to what it sends, before it counts as failed.
         errors_visible: error replies are shown to the user; else they are only logged.
     """
 
@@ -59,6 +65,7 @@ class Caps:
     edit_every_s: float = 1.0
     stream_max_s: float = 300.0
     typing_ttl_s: float = 0.0
+    ack_deadline_s: float = 10.0
     errors_visible: bool = True
 
 

@@ -26,6 +26,12 @@ class ProducerObserver:
     def listener_failed(self, *, channel: str, error: str, again_in_s: float) -> None:
         """A channel's socket or long polling ended with an error and is begun again."""
 
+    def typing_failed(self, *, channel: str, error: str) -> None:
+        """A typing indicator could not be shown or taken away. Nothing depends on it."""
+
+    def channel_failed(self, *, channel: str, where: str, error: str, trace: str) -> None:
+        """A defect of a channel: ``where``, such as ``receive``, raised what it must not; a request got a 500."""
+
     # Egress
 
     def queue_taken(self, *, channel: str) -> None:

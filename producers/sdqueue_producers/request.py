@@ -61,7 +61,10 @@ class Receipt:
         on_fail: sent when it has not; the platform is to try again.
         aliases: further ids of these turns: a request whose turns are all known under an id or alias is a repeat, and
             answered with ``on_ok`` without being published. Whoever answers with the replies is never such a repeat.
-        answer: for one turn whose replies make the response, as with a held webhook; in place of ``on_ok``.
+        answer: for one turn whose replies make the response, as with a held webhook; in place of ``on_ok``. It is run
+            while the broker has the turn, and may hand the replies to a streaming response: they come until that has
+            been sent, or the client has gone away.
+        reason: of a refusal, a stable slug, which is counted.
     """
 
     turns: tuple[InboundTurn, ...] = ()
@@ -69,6 +72,7 @@ class Receipt:
     on_fail: Response = field(default_factory=unconfirmed_response)
     aliases: tuple[str, ...] = ()
     answer: Answer | None = None
+    reason: str = ""
 
     def __post_init__(self) -> None:
         if self.answer is not None and len(self.turns) != 1:
@@ -91,7 +95,7 @@ def refusal(status: int, reason: str, detail: str, **headers: str) -> Receipt:
         status_code=status,
         headers={name.replace("_", "-"): value for name, value in headers.items()},
     )
-    return Receipt(on_ok=response)
+    return Receipt(on_ok=response, reason=reason)
 
 
 Submit = Callable[[Receipt], Awaitable[None]]

@@ -185,6 +185,19 @@ class Client:
             raise unconfirmed(turn, timeout) from None
         return _id(turn)
 
+    async def check(self, *, timeout: float = CONFIRM_TIMEOUT_S) -> None:
+        """See whether turns can be handed over: the broker answers and has its queues.
+
+        Parameters:
+            timeout: seconds.
+
+        Raises:
+            TopologyMissing, TopologyMismatch: the queues are not there, or not as the settings say.
+            BrokerUnavailable: the broker was not reached in ``timeout`` seconds.
+        """
+        self._check_open()
+        await self._broker.check(timeout=timeout)
+
     @asynccontextmanager
     async def submit(
         self, turn: InboundTurn, *, headers: Mapping[str, Any] | None = None, timeout: float = CONFIRM_TIMEOUT_S

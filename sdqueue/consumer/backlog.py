@@ -25,7 +25,7 @@ from sdqueue.consumer.options import ConsumerOptions
 from sdqueue.consumer.work import NO_TAG, Work
 from sdqueue.errors import InvalidTurn, RecordSealed, StoreUnavailable
 from sdqueue.observe import Observer
-from sdqueue.sessions import Deferred, TurnBacklog
+from sdqueue.sessions import Deferred, Kept, TurnBacklog
 
 NO_LIMIT: Final = sys.maxsize
 """For turns that the backlog has to take, full as it may be."""
@@ -152,12 +152,10 @@ class BacklogKeeper:
                 kept = await self._defer(admitted, limit=NO_LIMIT)
                 self._box.feed(await self._settle(admitted, kept))
 
-    async def _defer(self, works: Sequence[Work], *, limit: int) -> list[bool]:
-        turns = [Deferred(work.key, dump(work)) for work in works]
-        kept: list[bool] = await self._ask(self._desk.store.defer, self._session_id, turns, limit=limit)
-        return kept
+    async def _defer(self, works: Sequence[Work], *, limit: int) -> list[Kept]:
+        return await put_away(partial(self._ask, self._desk.store.defer), self._session_id, works, limit=limit)
 
-    async def _settle(self, works: Sequence[Work], kept: Sequence[bool]) -> list[Work]:
+    async def _settle(self, works: Sequence[Work], kept: Sequence[Kept]) -> list[Work]:
         """Settle what is in the backlog, and return what is not. One that runs is settled when it has ended."""
         idle = [(work, is_in) for work, is_in in zip(works, kept, strict=True) if work.on_backlog is None]
         for work, is_in in idle:
@@ -226,6 +224,38 @@ class BacklogKeeper:
         self._desk.observer.backend_away(backend="store", error=str(error))
 
 
+class Defer(Protocol):
+    """:meth:`TurnBacklog.defer <sdqueue.sessions.TurnBacklog.defer>`, as its caller calls it."""
+
+    async def __call__(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[Kept]:
+        """Append turns."""
+        ...
+
+
+async def put_away(defer: Defer, session_id: str, works: Sequence[Work], *, limit: int) -> list[Kept]:
+    """Bring turns into the backlog of their session.
+
+    A turn waits there once. Its repeat that came with a queue for direct replies waits a second time, behind it: it
+    will be found answered, and whoever asked again, perhaps since another process had died, gets the answer too.
+
+    Parameters:
+        defer: of the store.
+        session_id: their session.
+        works: the turns.
+        limit: so many may wait. As many repeats may wait besides; those in excess get no direct reply.
+    """
+    kept = await defer(session_id, [Deferred(work.key, dump(work)) for work in works], limit=limit)
+    asked_again = [
+        work
+        for work, fate in zip(works, kept, strict=True)
+        if fate is Kept.THERE and work.on_backlog is None and work.delivery.message.reply_to
+    ]
+    if asked_again:
+        copies = [Deferred(work.copy_key, dump(work)) for work in asked_again]
+        await defer(session_id, copies, limit=min(2 * limit, NO_LIMIT))
+    return kept
+
+
 def dump(work: Work) -> bytes:
     """A turn as the store keeps it: the whole message, byte for byte, under the id that it has here."""
     message = asdict(work.delivery.message) | {"body": base64.b64encode(work.delivery.message.body).decode()}
@@ -250,4 +280,6 @@ def load(turn: Deferred, box: Mailbox, *, max_text_bytes: int) -> Work:
     work.session_id = work.lane = box.session_id
     if work.turn is not None and work.anonymous:
         work.turn = work.turn.model_copy(update={"id": turn_id})
+    if work.key != turn.turn_id:
+        work.backlog_key = turn.turn_id
     return work

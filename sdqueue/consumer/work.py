@@ -70,6 +70,8 @@ class Work:
     """Why it is not let in."""
     on_backlog: Callable[[], None] | None = None
     """Set where the turn is in its session's backlog, and need not be put there; takes it out when it is settled."""
+    backlog_key: str = ""
+    """What names it in the backlog, where that is not its own name: see :attr:`copy_key`."""
     followers: Followers | None = None
     taken: list[Work] = field(default_factory=list)
     """Later turns that this one has taken along: their texts are one turn, which answers the last of them."""
@@ -120,7 +122,12 @@ class Work:
     @property
     def key(self) -> str:
         """What names the turn in a backlog. A replay of a turn is not the turn, which may still be there."""
-        return f"{self.turn_id}\x00{self.replay}" if self.replay else self.turn_id
+        return self.backlog_key or (f"{self.turn_id}\x00{self.replay}" if self.replay else self.turn_id)
+
+    @property
+    def copy_key(self) -> str:
+        """What names it in a backlog that has the turn already, and whoever asked this time waits elsewhere."""
+        return f"{self.turn_id}\x00{self.replay}\x00{self.delivery.message.reply_to}"
 
     @property
     def is_delivery(self) -> bool:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from sdqueue.brokers import Broker, Delivery, Topology
-from sdqueue.consumer.backlog import dump
+from sdqueue.consumer.backlog import put_away
 from sdqueue.consumer.work import Work
 from sdqueue.messages import partition_of
 from sdqueue.resharding.options import ReshardOptions
 from sdqueue.resharding.plan import PLAN_HEADER
-from sdqueue.sessions import Deferred, TurnBacklog
+from sdqueue.sessions import TurnBacklog
 
 Answer = TypeVar("Answer")
 
@@ -88,9 +88,8 @@ class Mover:
         """Append turns to the backlogs of their sessions; returns those that were refused before."""
 
         async def keep(session_id: str, its: list[Work]) -> list[Work]:
-            turns = [Deferred(work.key, dump(work)) for work in its]
             async with self._places:
-                kept = await self._backlog.defer(session_id, turns, limit=NO_LIMIT)
+                kept = await put_away(self._backlog.defer, session_id, its, limit=NO_LIMIT)
             return [work for work, is_in in zip(its, kept, strict=True) if not is_in]
 
         refused = [

@@ -14,7 +14,7 @@ import pytest
 from sdqueue.sessions.lease import StoreAndLock
 from sdqueue.sessions.locks.asyncio import AsyncioLockBackend
 from sdqueue.sessions.record import SessionRecord
-from sdqueue.sessions.stores.backlog import Deferred, Standing, TurnBacklog
+from sdqueue.sessions.stores.backlog import Deferred, Kept, Standing, TurnBacklog
 from sdqueue.sessions.stores.store import SessionStore
 from sdqueue.testing.backlog_refusals import RefusedTurnCases, both, refused
 from sdqueue.testing.records import HOSTILE_IDS, end
@@ -51,8 +51,8 @@ class TurnBacklogSuite(RefusedTurnCases):
         assert await backlog.deferred(session_id, count=10) == []
         bodies = [b"", bytes(range(256)), b"\xff\x00\xff", b"x" * 100_000, "ünï\n".encode()]
         turns = [Deferred(f"t{n}", body) for n, body in enumerate(bodies)]
-        assert await backlog.defer(session_id, turns[:3], limit=10) == [True] * 3
-        assert await backlog.defer(session_id, turns[3:], limit=10) == [True] * 2
+        assert await backlog.defer(session_id, turns[:3], limit=10) == [Kept.ADDED] * 3
+        assert await backlog.defer(session_id, turns[3:], limit=10) == [Kept.ADDED] * 2
         found = await backlog.deferred(session_id, count=10)
         assert [(turn.turn_id, turn.body) for turn in found] == [(turn.turn_id, turn.body) for turn in turns]
         _check_positions(found)
@@ -69,12 +69,13 @@ class TurnBacklogSuite(RefusedTurnCases):
         assert await backlog.deferred(session_id, after=found[6].position, count=2) == found[7:9]
 
     async def test_a_turn_waits_once(self, store: SessionStore, session_id: str) -> None:
-        """A repeat is welcome and changes nothing: neither its place nor what is kept of it."""
+        """A repeat is welcome, is told apart, and changes nothing: neither its place nor what is kept of it."""
         backlog = both(store)
         await put(backlog, session_id, "a", "b")
         first = await backlog.deferred(session_id, count=10)
         again = [Deferred("b", b"other"), Deferred("c", b"one"), Deferred("a", b"other"), Deferred("c", b"two")]
-        assert await backlog.defer(session_id, again, limit=10) == [True] * 4
+        there, added = Kept.THERE, Kept.ADDED
+        assert await backlog.defer(session_id, again, limit=10) == [there, added, there, there]
         found = await backlog.deferred(session_id, count=10)
         assert found[:2] == first
         assert [(turn.turn_id, turn.body) for turn in found[2:]] == [("c", b"one")]
@@ -116,13 +117,13 @@ class TurnBacklogSuite(RefusedTurnCases):
         """Those that fit are taken, the others are not; a turn that waits already is none in excess."""
         backlog = both(store)
         turns = [Deferred(name, b"") for name in "abcd"]
-        assert await backlog.defer(session_id, turns, limit=3) == [True, True, True, False]
+        assert await backlog.defer(session_id, turns, limit=3) == [*[Kept.ADDED] * 3, Kept.LEFT_OUT]
         more = [Deferred(name, b"") for name in "xbc"]
-        assert await backlog.defer(session_id, more, limit=3) == [False, True, True]
-        assert await backlog.defer(session_id, more, limit=0) == [False, True, True]
+        assert await backlog.defer(session_id, more, limit=3) == [Kept.LEFT_OUT, Kept.THERE, Kept.THERE]
+        assert await backlog.defer(session_id, more, limit=0) == [Kept.LEFT_OUT, Kept.THERE, Kept.THERE]
         assert await waiting(backlog, session_id) == ["a", "b", "c"]
         await backlog.undefer(session_id, ["a"])
-        assert await backlog.defer(session_id, more, limit=3) == [True, True, True]
+        assert await backlog.defer(session_id, more, limit=3) == [Kept.ADDED, Kept.THERE, Kept.THERE]
         assert await waiting(backlog, session_id) == ["b", "c", "x"]
 
     async def test_many_who_defer_at_once(self, store: SessionStore, session_id: str) -> None:
@@ -130,8 +131,8 @@ class TurnBacklogSuite(RefusedTurnCases):
         backlog = both(store)
         sides = [backlog, await self._other(store)]
 
-        async def append(writer: int) -> list[bool]:
-            kept: list[bool] = []
+        async def append(writer: int) -> list[Kept]:
+            kept: list[Kept] = []
             for n in range(5):
                 turns = [Deferred(f"{writer}.{n}.{half}", b"") for half in "ab"]
                 kept += await sides[writer % 2].defer(session_id, turns, limit=70)
@@ -216,7 +217,7 @@ class TurnBacklogSuite(RefusedTurnCases):
         backlog = both(store)
         names = [*HOSTILE_IDS, "\ud800", "\ud801"]
         for number, name in enumerate(names):
-            assert await backlog.defer(name, [Deferred("t", str(number).encode())], limit=1) == [True]
+            assert all(await backlog.defer(name, [Deferred("t", str(number).encode())], limit=1))
         assert set(await backlog.backlogged()) == set(names)
         for name in names[::2]:
             await store.delete(name)
@@ -323,7 +324,7 @@ class TurnBacklogSuite(RefusedTurnCases):
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             assert await waiting(backlog, name) in ([], ["a", "b"])
-            assert await backlog.defer(name, turns, limit=2) == [True, True]
+            assert all(await backlog.defer(name, turns, limit=2))
             assert await waiting(backlog, name) == ["a", "b"]
             assert name in await backlog.backlogged()
 
@@ -361,7 +362,7 @@ class Drain:
 async def put(backlog: TurnBacklog, session_id: str, *turn_ids: str) -> None:
     """Append turns, which all must be taken."""
     turns = [Deferred(turn_id, b"{}") for turn_id in turn_ids]
-    assert await backlog.defer(session_id, turns, limit=10_000) == [True] * len(turns)
+    assert all(await backlog.defer(session_id, turns, limit=10_000))
 
 
 async def waiting(backlog: TurnBacklog, session_id: str) -> list[str]:

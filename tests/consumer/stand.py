@@ -22,6 +22,7 @@ from sdqueue.sessions import (
     Deferred,
     HistoryPolicy,
     InMemorySessionStore,
+    Kept,
     LockBackend,
     Retention,
     SessionRecord,
@@ -239,7 +240,7 @@ class FaultyStore:
         await self._faults.reach("rewind")
         await self._store.rewind_started(session_id, turn_id)
 
-    async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[bool]:
+    async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[Kept]:
         await self._faults.reach("defer")
         accepted = await self._store.defer(session_id, turns, limit=limit)
         await self._faults.reach("defer done")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import pytest
 
 from sdqueue.channels import DoubleTexting, PerChannel
+from sdqueue.client import Client
 from sdqueue.errors import RecordCorrupt, RecordSealed, SessionError, StoreUnavailable
 from sdqueue.sessions import Deferred
 from tests.consumer.stand import Member, Puppet, Stand, Waiting, failing
@@ -370,3 +372,57 @@ async def test_a_list_that_cannot_be_read_is_told_and_ends_no_consumer(
 
 async def _nothing() -> None:
     return None
+
+
+@pytest.mark.parametrize("dies", [False, True])
+async def test_who_asks_again_for_a_turn_that_waits_gets_its_answer_too(stand: Stand, dies: bool) -> None:
+    """Given a turn in the backlog, asked for by a process that died: others ask under its id, and a consumer dies."""
+    act = Waiting()
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Client(stand.broker)) for _ in range(3)]
+        member = stand.member({"wait": act}, grace_s=0.0, **SMALL)
+        async with stand.started(member):
+            await stand.send("s", "wait", id="s-first")
+            await act.began.acquire()
+            await flood(stand, "s", 20)
+            asked = [asyncio.create_task(client.ask("s", "19", id="s-19", timeout=20)) for client in clients]
+            await member.watcher.changes.until(lambda: len([t for t, _ in member.watcher.settled if t == "s-19"]) == 4)
+            if dies:
+                member.cut_off()
+                member.stop_at_once()
+            act.go_on.set()
+            if not dies:
+                answers = await asyncio.gather(*asked)
+                await expect_empty(stand, "s")
+        if dies:
+            async with stand.running({"wait": act}, **SMALL):
+                answers = await asyncio.gather(*asked)
+                await expect_empty(stand, "s")
+    assert [answer.text for answer in answers] == ["21. 19"] * 3
+    assert await said(stand, "s") == ["wait", *numbers(20)]
+    assert once_each(stand, "s")
+
+
+async def test_repeats_that_wait_have_a_bound(stand: Stand) -> None:
+    """As many as turns may wait; those in excess are acknowledged all the same, and get no direct reply."""
+    act = Waiting()
+    async with AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(Client(stand.broker)) for _ in range(15)]
+        async with stand.running({"wait": act}, **SMALL, backlog_size=10) as member:
+            await stand.send("s", "wait", id="s-first")
+            await act.began.acquire()
+            await flood(stand, "s", 8)
+            asked = [asyncio.create_task(client.ask("s", "7", id="s-7", timeout=20)) for client in clients]
+            await member.watcher.changes.until(lambda: len([t for t, _ in member.watcher.settled if t == "s-7"]) == 16)
+            assert len(await backlog_of(stand, "s")) == 20
+            act.go_on.set()
+            done, waits = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+            await expect_empty(stand, "s")
+            while len(done) < 11:
+                more, waits = await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                done |= more
+        assert len(waits) == 4
+        for task in waits:
+            task.cancel()
+        await asyncio.wait(waits)
+    assert await said(stand, "s") == ["wait", *numbers(8)]

@@ -13,7 +13,7 @@ from sdqueue.brokers.topology import Binding, Queue, Topology
 from sdqueue.consumer.membership import Epoch, MemoryPool, Sighting
 from sdqueue.messages import partition_of, routing_key
 from sdqueue.resharding import Resharding, ReshardOptions, ReshardReport
-from sdqueue.sessions import Deferred, InMemorySessionStore
+from sdqueue.sessions import Deferred, InMemorySessionStore, Kept
 
 Answer = TypeVar("Answer")
 
@@ -100,7 +100,7 @@ class MortalStore(InMemorySessionStore):
         self._store = store
         self._life = life
 
-    async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[bool]:
+    async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[Kept]:
         return await self._life.do(lambda: self._store.defer(session_id, turns, limit=limit))
 
 

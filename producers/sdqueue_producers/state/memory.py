@@ -5,9 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from sdqueue_producers.channel import Bucket
-from sdqueue_producers.state.state import Parked
+from sdqueue_producers.state.state import Parked, call_left, split_keys
+
+_FORGET_AT: Final = 1000
+"""So many entries are kept before those that have expired are looked for."""
 
 
 class MemoryState:
@@ -20,21 +24,29 @@ class MemoryState:
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._values: dict[str, tuple[str, float | None]] = {}
-        self._levels: dict[tuple[str, str], tuple[float, float]] = {}  # calls left, and when
+        self._levels: dict[tuple[str, str], tuple[float, float, float]] = {}  # calls left, when, and when it is full
         self._blocked: dict[tuple[str, str], float] = {}
         self._outbox: dict[tuple[str, str], list[Parked]] = {}
+        self._forget_at = _FORGET_AT
 
     async def get(self, keys: Sequence[str]) -> list[str | None]:
         """See :class:`ProducerState`."""
+        if keys:
+            split_keys(keys)
         return [self._value(key) for key in keys]
 
     async def set(self, values: Mapping[str, str], *, ttl_s: float | None) -> None:
         """See :class:`ProducerState`."""
+        if not values:
+            return
+        split_keys(list(values))
+        self._forget()
         until = None if ttl_s is None else self._clock() + ttl_s
         self._values |= {key: (value, until) for key, value in values.items()}
 
     async def add(self, key: str, value: str, *, ttl_s: float | None) -> bool:
         """See :class:`ProducerState`."""
+        split_keys([key])
         if self._value(key) is not None:
             return False
         await self.set({key: value}, ttl_s=ttl_s)
@@ -42,23 +54,26 @@ class MemoryState:
 
     async def delete(self, keys: Sequence[str]) -> None:
         """See :class:`ProducerState`."""
+        if keys:
+            split_keys(keys)
         for key in keys:
             self._values.pop(key, None)
 
     async def take(self, channel: str, buckets: Sequence[Bucket], *, reserve: float = 0.0) -> float:
         """See :class:`ProducerState`."""
+        self._forget()
         now = self._clock()
         wait = 0.0
-        left: dict[tuple[str, str], tuple[float, float]] = {}
+        left: dict[tuple[str, str], tuple[float, float, float]] = {}
         for bucket in buckets:
             key = channel, bucket.key
             wait = max(wait, self._blocked.get(key, now) - now)
-            calls, since = self._levels.get(key, (float(bucket.count), now))
-            calls = min(bucket.count, calls + (now - since) * bucket.count / bucket.per_s)
-            needed = 1 + min(reserve * bucket.count, bucket.count - 1)
-            if calls < needed:
-                wait = max(wait, (needed - calls) * bucket.per_s / bucket.count)
-            left[key] = calls - 1, now
+            kept = self._levels.get(key)
+            calls, this = call_left(
+                bucket, None if kept is None or kept[2] <= now else kept[:2], now=now, reserve=reserve
+            )
+            wait = max(wait, this)
+            left[key] = calls, now, now + bucket.per_s
         if wait <= 0:
             self._levels |= left
             return 0.0
@@ -104,3 +119,13 @@ class MemoryState:
     def _value(self, key: str) -> str | None:
         value, until = self._values.get(key, (None, None))
         return value if until is None or self._clock() < until else None
+
+    def _forget(self) -> None:
+        """Drop what has expired, each time that there is twice as much as was left the last time."""
+        if len(self._values) + len(self._levels) + len(self._blocked) < self._forget_at:
+            return
+        now = self._clock()
+        self._values = {k: (v, until) for k, (v, until) in self._values.items() if until is None or until > now}
+        self._levels = {key: level for key, level in self._levels.items() if level[2] > now}
+        self._blocked = {key: until for key, until in self._blocked.items() if until > now}
+        self._forget_at = max(_FORGET_AT, 2 * (len(self._values) + len(self._levels) + len(self._blocked)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -104,3 +105,36 @@ class ProducerState(Protocol):
     async def aclose(self) -> None:
         """Let go of connections and files. Idempotent."""
         ...
+
+
+def split_keys(keys: Sequence[str]) -> tuple[str, list[str]]:
+    """The channel of the keys of one call, and what follows it in each.
+
+    Raises:
+        ValueError: there is no channel, or several: such a call could not be one step in a Redis Cluster.
+    """
+    parts = [key.partition(":") for key in keys]
+    channels = {channel for channel, _, _ in parts}
+    if (
+        len(channels) != 1
+        or not all(re.fullmatch(r"[a-z0-9_-]{1,64}", c) for c in channels)
+        or any(not colon for _, colon, _ in parts)
+    ):
+        shown = ", ".join(repr(key[:80]) for key in keys[:5])
+        raise ValueError(f"keys of a call must all be <channel>:<rest> with one channel, but they are {shown}")
+    return channels.pop(), [rest for _, _, rest in parts]
+
+
+def call_left(bucket: Bucket, kept: tuple[float, float] | None, *, now: float, reserve: float) -> tuple[float, float]:
+    """How many calls a bucket would hold once one is taken, and the seconds until one may be: 0 for now.
+
+    ``kept`` is how many it held, and when; ``None``: it is full. A clock that was set back fills nothing.
+    """
+    calls = float(bucket.count)
+    if kept is not None:
+        calls = min(calls, kept[0] + max(0.0, now - kept[1]) * bucket.count / bucket.per_s)
+    needed = 1 + min(reserve * bucket.count, bucket.count - 1)
+    if calls >= needed:
+        return calls - 1, 0.0
+    # A millisecond on top, so that rounding does not let the next try come too early.
+    return calls - 1, (needed - calls) * bucket.per_s / bucket.count + 0.001

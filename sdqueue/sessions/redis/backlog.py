@@ -20,7 +20,7 @@ from sdqueue.sessions.redis.scripts import (
 )
 from sdqueue.sessions.ring import Retention, TurnOutcome
 from sdqueue.sessions.sealing.seal import Sealing
-from sdqueue.sessions.stores.backlog import REFUSALS, Deferred, Standing
+from sdqueue.sessions.stores.backlog import REFUSALS, Deferred, Kept, Standing
 from sdqueue.sessions.stores.sealed_turns import open_refusal, open_turns, seal_refusal, seal_turns
 
 
@@ -36,12 +36,12 @@ class RedisBacklog:
     _sealing: Sealing
     _ttl_ms: int
 
-    async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[bool]:
+    async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[Kept]:
         """See :meth:`TurnBacklog.defer <sdqueue.sessions.stores.backlog.TurnBacklog.defer>`."""
         sealed = await seal_turns(self._sealing, session_id, turns)
         parts = [part for turn in sealed for part in (turn_bytes(turn.turn_id), turn.body)]
         args = (limit, self._ttl_ms, len(turns), *parts)
-        kept = [answer == 1 for answer in await self._scripts.call(DEFER, self._keys.session(session_id), args)]
+        kept = [Kept(answer) for answer in await self._scripts.call(DEFER, self._keys.session(session_id), args)]
         # After the turns, so that nobody can find the backlog empty and the session listed for it. Also where all
         # were there already: who appended them may have died before this line.
         if any(kept):

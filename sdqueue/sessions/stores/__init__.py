@@ -1,6 +1,6 @@
 """Session stores: where sessions live between turns."""
 
-from sdqueue.sessions.stores.backlog import Deferred, Standing, TurnBacklog
+from sdqueue.sessions.stores.backlog import Deferred, Kept, Standing, TurnBacklog
 from sdqueue.sessions.stores.file import FileSessionStore
 from sdqueue.sessions.stores.memory import InMemorySessionStore
 from sdqueue.sessions.stores.null import NullSessionStore
@@ -12,6 +12,7 @@ __all__ = [
     "Deferred",
     "FileSessionStore",
     "InMemorySessionStore",
+    "Kept",
     "NullSessionStore",
     "RedisSessionStore",
     "RevisionCheck",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Final, Protocol, runtime_checkable
 
 from sdqueue.sessions.ring import Retention, TurnOutcome
@@ -25,6 +26,14 @@ class Deferred:
     turn_id: str
     body: bytes
     position: int = 0
+
+
+class Kept(IntEnum):
+    """What has become of a turn that was to wait; true where it waits now."""
+
+    LEFT_OUT = 0  # there is no room, or it was refused before
+    ADDED = 1
+    THERE = 2  # it waited already, and stays what it is
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,7 @@ class TurnBacklog(Protocol):
     known, and all may be repeated.
     """
 
-    async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[bool]:
+    async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[Kept]:
         """Append turns in the order given, in one step, and list the session; both are durable on return.
 
         Parameters:
@@ -61,7 +70,7 @@ class TurnBacklog(Protocol):
             limit: so many may wait. Those in excess are left out, as are turns that were refused before.
 
         Returns:
-            For each turn whether it is in the backlog now.
+            For each turn whether it is in the backlog now, and whether it was before.
         """
         ...
 

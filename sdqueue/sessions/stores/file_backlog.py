@@ -15,7 +15,7 @@ from sdqueue.errors import RecordCorrupt
 from sdqueue.sessions.locks.file import safe_name
 from sdqueue.sessions.ring import Retention, TurnOutcome
 from sdqueue.sessions.sealing.seal import Seal, Sealing
-from sdqueue.sessions.stores.backlog import REFUSALS, Deferred, Standing
+from sdqueue.sessions.stores.backlog import REFUSALS, Deferred, Kept, Standing
 from sdqueue.sessions.stores.sealed_turns import open_refusal, open_turns, seal_refusal, seal_turns
 from sdqueue.sessions.stores.session_folder import SessionFolder, sync, write_whole
 from sdqueue.sessions.stores.turn_folder import Entry, TurnFolder
@@ -35,7 +35,7 @@ class FileBacklog:
     _files: SessionFolder
     _sealing: Sealing
 
-    async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[bool]:
+    async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[Kept]:
         """See :meth:`TurnBacklog.defer <sdqueue.sessions.stores.backlog.TurnBacklog.defer>`."""
         sealed = await seal_turns(self._sealing, session_id, turns)
         return await asyncio.to_thread(self._defer, session_id, sealed, limit)
@@ -93,21 +93,25 @@ class FileBacklog:
         self._refusals(session_id).clear()
         self._listing(session_id).unlink(missing_ok=True)
 
-    def _defer(self, session_id: str, turns: list[Deferred], limit: int) -> list[bool]:
+    def _defer(self, session_id: str, turns: list[Deferred], limit: int) -> list[Kept]:
         with self._files.trouble(), self._files.alone(session_id):
             folder = self._turns(session_id)
             entries = list(folder.entries())
             waiting = {entry.turn for entry in entries}
             refused = {entry.turn for entry in self._refusals(session_id).entries()}
             place = max([time.time_ns() // 1000, _newest(folder), *(entry.number for entry in entries[-1:])])
-            kept: list[bool] = []
+            kept: list[Kept] = []
             new: list[tuple[Entry, bytes]] = []
             for turn in turns:
                 entry = Entry.of(place + len(new) + 1, turn.turn_id)
-                if entry.turn not in waiting and entry.turn not in refused and len(waiting) < limit:
+                if entry.turn in waiting:
+                    kept.append(Kept.THERE)
+                elif entry.turn not in refused and len(waiting) < limit:
                     waiting.add(entry.turn)
                     new.append((entry, json.dumps(turn.turn_id).encode() + b"\n" + turn.body))
-                kept.append(entry.turn in waiting)
+                    kept.append(Kept.ADDED)
+                else:
+                    kept.append(Kept.LEFT_OUT)
             if new:
                 folder.add(new)
                 write_whole(folder.path / _NEWEST, b"%d" % new[-1][0].number, durable=False)

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 from sdqueue.sessions.ring import Retention, TurnOutcome
 from sdqueue.sessions.sealing.seal import Sealing
-from sdqueue.sessions.stores.backlog import REFUSALS, Deferred, Standing
+from sdqueue.sessions.stores.backlog import REFUSALS, Deferred, Kept, Standing
 from sdqueue.sessions.stores.sealed_turns import open_refusal, open_turns, seal_refusal, seal_turns
 
 
@@ -24,14 +24,19 @@ class MemoryBacklog:
         self._marks: dict[str, str] = {}
         self._positions: Iterator[int] = itertools.count(1)
 
-    async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[bool]:
+    async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[Kept]:
         """See :meth:`TurnBacklog.defer <sdqueue.sessions.stores.backlog.TurnBacklog.defer>`."""
         sealed = await seal_turns(self._sealing, session_id, turns)
         waiting, refused = self._deferred.get(session_id, {}), self._refused.get(session_id, {})
+        kept: list[Kept] = []
         for turn in sealed:
-            if turn.turn_id not in waiting and turn.turn_id not in refused and len(waiting) < limit:
+            if turn.turn_id in waiting:
+                kept.append(Kept.THERE)
+            elif turn.turn_id not in refused and len(waiting) < limit:
                 waiting[turn.turn_id] = replace(turn, position=next(self._positions))
-        kept = [turn.turn_id in waiting for turn in turns]
+                kept.append(Kept.ADDED)
+            else:
+                kept.append(Kept.LEFT_OUT)
         if any(kept):
             self._deferred[session_id] = waiting
             await self.enlist(session_id)

@@ -10,7 +10,7 @@ from typing import Final
 
 from sdqueue.sessions.ring import Retention, TurnOutcome
 from sdqueue.sessions.sealing.seal import Sealing
-from sdqueue.sessions.stores.backlog import REFUSALS, Deferred, Standing
+from sdqueue.sessions.stores.backlog import REFUSALS, Deferred, Kept, Standing
 from sdqueue.sessions.stores.sealed_turns import open_refusal, open_turns, seal_refusal, seal_turns
 from sdqueue.sessions.stores.sqlite_thread import SQLiteThread, Text, from_blob, to_text
 
@@ -43,7 +43,7 @@ class SQLiteBacklog:
     _thread: SQLiteThread
     _sealing: Sealing
 
-    async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[bool]:
+    async def defer(self, session_id: str, turns: Sequence[Deferred], *, limit: int) -> list[Kept]:
         """See :meth:`TurnBacklog.defer <sdqueue.sessions.stores.backlog.TurnBacklog.defer>`."""
         sealed = await seal_turns(self._sealing, session_id, turns)
         rows = [(to_text(turn.turn_id), turn.body) for turn in sealed]
@@ -101,22 +101,26 @@ def delete_backlog(session: Text, connection: sqlite3.Connection) -> None:
         connection.execute(f"DELETE FROM {table} WHERE id = ?", (session,))  # noqa: S608 - the tables named above
 
 
-def _defer(session: Text, turns: list[tuple[Text, bytes]], limit: int, connection: sqlite3.Connection) -> list[bool]:
+def _defer(session: Text, turns: list[tuple[Text, bytes]], limit: int, connection: sqlite3.Connection) -> list[Kept]:
     row = connection.execute("SELECT waiting FROM session_backlogs WHERE id = ?", (session,)).fetchone()
     before = waiting = row[0] if row else 0
-    kept = []
+    kept: list[Kept] = []
     for turn_id, body in turns:
         waits, refused = connection.execute(
             "SELECT EXISTS (SELECT 1 FROM session_deferred WHERE id = ?1 AND turn_id = ?2), "
             "EXISTS (SELECT 1 FROM session_refused WHERE id = ?1 AND turn_id = ?2)",
             (session, turn_id),
         ).fetchone()
-        if not waits and not refused and waiting < limit:
+        if waits:
+            kept.append(Kept.THERE)
+        elif not refused and waiting < limit:
             connection.execute(
                 "INSERT INTO session_deferred (id, turn_id, body) VALUES (?, ?, ?)", (session, turn_id, body)
             )
-            waits, waiting = True, waiting + 1
-        kept.append(bool(waits))
+            waiting += 1
+            kept.append(Kept.ADDED)
+        else:
+            kept.append(Kept.LEFT_OUT)
     if any(kept):
         _enlist(session, waiting - before, connection)
     return kept

@@ -1,4 +1,4 @@
--- Append turns to the backlog. Answers for each 1 where it waits there now, 0 where it was left out.
+-- Append turns to the backlog. Answers for each 1 where it was added, 2 where it was there, 0 where it was left out.
 local limit, ttl, count = tonumber(argument()), argument(), tonumber(argument())
 local waiting = redis.call('ZCARD', backlog)
 -- Follows the clock, so that no position is given twice, not even after a delete.
@@ -9,7 +9,7 @@ local answers = {}
 for n = 1, count do
   local turn, message = argument(), argument()
   if redis.call('ZSCORE', backlog, turn) then
-    answers[n] = 1
+    answers[n] = 2
   elseif waiting >= limit or redis.call('HEXISTS', refused, turn) == 1 then
     answers[n] = 0
   else

@@ -1,0 +1,5 @@
+"""The process of a producer: its web server, and its ingress and egress in their order."""
+
+from sdqueue_producers.process.server import WebServer
+
+__all__ = ["WebServer"]

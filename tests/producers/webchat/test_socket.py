@@ -272,11 +272,6 @@ async def test_a_client_that_takes_nothing_is_cut_off_and_nothing_piles_up_for_i
         async with asyncio.timeout(20):
             await feed.left.wait()
         assert feed.given < 600  # pages are read one after the other, as the client takes them
-        # Then: it reads on at last, and after what was under way comes the reason
-        tail = b""
-        async with asyncio.timeout(20):
-            while not tail.endswith(b"\x88\x0a" + (4408).to_bytes(2, "big") + b"too-slow"):
-                tail = (tail + await loop.sock_recv(raw, 1_000_000))[-100:]
         raw.close()
 
 

@@ -266,6 +266,7 @@ class DeadTurn(WireModel):
     error: str = Field(description="A sentence for people: what was wrong and what to do.")
     trace: str = Field(default="", description="The traceback: frames and exception types, without any values.")
     attempts: int = Field(default=0, ge=0, description="How often the agent was started on it.")
+    reply_id: str = Field(default="", description="The reply that could not be delivered; empty: the turn itself died.")
     turn_id: str = ""
     session_id: str = Field(default="", description="Empty where none could be read.")
     channel: str = ""

@@ -46,6 +46,7 @@ class Caps:
 
     Parameters:
         max_chars: longest text of one message, in characters; longer ones are split at sensible places.
+        max_edit_chars: longest text that :meth:`Channel.edit` can show, where that is shorter; 0: ``max_chars``.
         can_edit: a message can be replaced by :meth:`Channel.edit`.
         can_find: :meth:`Channel.find` tells whether a delivery with an unknown outcome has arrived.
         idempotent: the receiver recognises a repeat by ``Outgoing.key``, so sending again is always safe.
@@ -55,9 +56,14 @@ class Caps:
         typing_ttl_s: seconds that a typing indicator is shown; 0: there is none.
         ack_deadline_s: seconds in which the platform wants an answer to what it sends, before it counts as failed.
         errors_visible: error replies are shown to the user; else they are only logged.
+        every_reply: the receiver is a program and gets the end of every turn, also where there is nothing to show a
+            person: an empty text, a turn that a newer one has interrupted.
+        retry_s: seconds to wait after each failed attempt; a reply that fails once more is dead. Empty: exponential,
+            for 24 hours.
     """
 
     max_chars: int = 40_000
+    max_edit_chars: int = 0
     can_edit: bool = False
     can_find: bool = False
     idempotent: bool = False
@@ -67,6 +73,8 @@ class Caps:
     typing_ttl_s: float = 0.0
     ack_deadline_s: float = 10.0
     errors_visible: bool = True
+    every_reply: bool = False
+    retry_s: tuple[float, ...] = ()
 
 
 class Channel(Protocol):

@@ -9,7 +9,8 @@
           └── Ambiguous      nobody knows: the connection was cut after the request had gone out
 
 A channel raises one of these three from ``deliver``, ``edit``, ``find`` and the methods of a stream. Anything else that
-it raises is a defect: it is logged with its traceback and treated like ``RetryAfter``.
+it raises is a defect: it is logged with its traceback and treated like ``Ambiguous`` where a repeat does no harm
+(``caps.idempotent``, ``caps.can_find``), else like ``RetryAfter``.
 """
 
 from __future__ import annotations

@@ -50,10 +50,14 @@ class ProducerObserver:
         """A delivery failed passingly and is tried again after ``wait_s`` seconds."""
 
     def reply_ambiguous(self, *, channel: str, reply_id: str, outcome: str) -> None:
-        """Whether a delivery had arrived was not known; ``outcome``: ``found``, ``absent``, ``resent`` or ``dropped``.
+        """Whether a delivery had arrived was not known.
 
-        ``resent`` may be visible twice, ``dropped`` may not be visible at all.
+        ``outcome`` is ``found`` or ``absent`` where the platform was asked, ``repeated`` where it was sent again to a
+        receiver that recognises it, ``resent`` where it may be visible twice, ``dropped`` where it may not be at all.
         """
+
+    def channel_defect(self, *, channel: str, error: str, trace: str) -> None:
+        """A channel raised what it must not raise; what it was to deliver is tried again."""
 
     def reply_dead(self, *, channel: str, reply_id: str, reason: str, error: str) -> None:
         """A reply cannot be delivered and became a dead letter."""

@@ -18,7 +18,9 @@ from sdqueue.errors import ConfigurationError
 from sdqueue.settings import Settings
 
 app = typer.Typer(
-    help="Look at turns that could not be answered, put them back, or throw them away.", no_args_is_help=True
+    help="Look at turns that could not be answered and replies that could not be delivered, put them back, or throw "
+    "them away.",
+    no_args_is_help=True,
 )
 
 Names = Annotated[list[str] | None, typer.Argument(metavar="TURN_ID", help="Names as `dead list` shows them.")]
@@ -117,6 +119,8 @@ async def replay(
     limit: LimitOption = None,
 ) -> None:
     """Put dead turns back, to be run again under their own ids; their answers are numbered, the first is TURN_ID:1.
+
+    A reply that could not be delivered (TURN_ID:0, its reason begins with reply-) is delivered again.
 
     Whatever stops this command leaves the letters of turns that were not put back for certain. It may be repeated: no
     turn runs twice for one death.

@@ -87,6 +87,7 @@ def print_details(letter: DeadLetter) -> None:
     """All of a letter."""
     why, message = letter.why, letter.message
     known = {
+        **({"reply": why.reply_id} if letter.is_reply else {}),
         "turn": why.turn_id or f"{letter.name} (it has no id)",
         "session": why.session_id,
         "channel": why.channel,

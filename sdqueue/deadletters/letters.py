@@ -34,7 +34,7 @@ class Batch:
 
 
 class DeadLetters:
-    """The turns that could not be answered.
+    """The turns that could not be answered, and the replies that could not be delivered.
 
     ::
 
@@ -96,7 +96,8 @@ class DeadLetters:
         limit: int | None = None,
         on_done: Callable[[DeadLetter], object] | None = None,
     ) -> Batch:
-        """Put turns back, oldest first, each under its own id, behind what waits in its partition.
+        """Put turns back, oldest first, each under its own id, behind what waits in its partition; and replies, which
+        are delivered again by the producers of their channel, though they are remembered as dead.
 
         Consumers run it again, since it is marked as a replay of this death, and its answer goes out under
         ``<turn id>:<number of the replay>``. The letter is taken away when the broker has the turn for good. Whatever
@@ -110,13 +111,14 @@ class DeadLetters:
 
         Raises:
             TopologyMismatch: the broker has another number of partitions.
+            Unroutable: there is no queue of a dead reply's channel; its letter and those behind it are left.
             PublishRejected: the broker refuses a turn, as a full queue does; its letter and those behind it are left.
         """
         broker, topology = self._broker, self._broker.topology
         await broker.check()
 
         async def put_back(letter: DeadLetter) -> None:
-            await broker.publish(topology.turns, letter.key(topology.partitions), letter.revived())
+            await broker.publish(*letter.place(topology), letter.revived())
 
         return await self._clear(put_back, which, limit, on_done)
 
@@ -141,7 +143,7 @@ class DeadLetters:
         """
 
         async def throw_away(letter: DeadLetter) -> None:
-            if letter.why.session_id:
+            if letter.why.session_id and not letter.is_reply:
                 await self.release(letter.why.session_id, letter.why.turn_id)
 
         return await self._clear(throw_away, which, limit, on_done)

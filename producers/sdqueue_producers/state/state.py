@@ -15,8 +15,8 @@ class Parked:
     """A reply that waits in the outbox for a later try, behind others of its session.
 
     Parameters:
-        key: names it within its session; the reply's id.
-        body: the reply as JSON text, as it came from the broker.
+        key: names it within its session; the reply's id, with the number of a replay.
+        body: the message as it came from the broker, as text of the egress's own.
         attempts: how often it was tried.
         due_at: when it is to be tried again, in seconds since 1970. That of a session's first one counts.
         first_at: when it was tried first.

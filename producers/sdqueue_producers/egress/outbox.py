@@ -1,0 +1,143 @@
+"""Outbox: works off replies that wait for a later try, session by session.
+
+Every process of a channel looks for sessions that are due, whether the broker gives it deliveries or not. Whoever has
+the lease of a session works on it, first reply first. Meanwhile new replies of that session are put behind those that
+wait, since the lane looks whether there are any before it delivers:
+
+- The lane sees some while the last of them is being taken out: its reply is alone in the outbox then, and due.
+- The lane sees none: the last one was taken out, and that happens after it was delivered.
+- Nobody but the lane puts anything in, so nothing can come in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Final
+
+from sdqueue_producers.egress.desk import Desk
+from sdqueue_producers.egress.job import Job
+from sdqueue_producers.egress.options import EgressOptions
+from sdqueue_producers.egress.patience import Patience, Released
+from sdqueue_producers.egress.patient import PatientState
+
+PATIENCE_S: Final = 5.0
+"""A wait that is shorter is waited for under the lease."""
+
+RENEWALS: Final = 4
+"""Leases are renewed so often in their life."""
+
+
+class Outbox:
+    """The outboxes of a channel's sessions.
+
+    Parameters:
+        channel: whose.
+        desk: delivers.
+        state: has them.
+        options: bounds.
+        clock: seconds since 1970.
+        on_defect: told of an exception that nobody has foreseen.
+    """
+
+    def __init__(
+        self,
+        channel: str,
+        desk: Desk,
+        state: PatientState,
+        options: EgressOptions,
+        *,
+        clock: Callable[[], float],
+        on_defect: Callable[[BaseException], None],
+    ) -> None:
+        self._channel = channel
+        self._desk = desk
+        self._state = state
+        self._options = options
+        self._clock = clock
+        self._on_defect = on_defect
+        self._name = secrets.token_hex(8)
+        self._working: dict[str, asyncio.Task[None]] = {}
+        self._leased: set[str] = set()
+        self._patience: set[Patience] = set()
+        self._stirred = asyncio.Event()
+        self._ending = False
+
+    def wake(self) -> None:
+        """Something was put in."""
+        self._stirred.set()
+
+    async def run(self) -> None:
+        """Look for sessions that are due, until cancelled."""
+        while not self._ending:
+            self._stirred.clear()
+            room = self._options.parallel - len(self._working)
+            if room > 0:
+                due = await self._state.due(now=self._clock(), count=self._options.parallel + len(self._working))
+                for session in [session for session in due if session not in self._working][:room]:
+                    task = asyncio.create_task(self._work(session), name=f"outbox of session {session}")
+                    self._working[session] = task
+            try:
+                async with asyncio.timeout(self._options.poll_s):
+                    await self._stirred.wait()
+            except TimeoutError:
+                continue
+
+    async def renew(self) -> None:
+        """Keep the leases of the sessions that are worked on, until cancelled."""
+        while True:
+            await asyncio.sleep(self._options.lease_s / RENEWALS)
+            leases = {self._lease(session): self._name for session in self._leased}
+            if leases:
+                await self._state.set(leases, ttl_s=self._options.lease_s)
+
+    async def drain(self, grace_s: float) -> None:
+        """Begin nothing any more, and wait so long for what is in flight."""
+        self._ending = True
+        self._stirred.set()
+        for patience in self._patience:
+            patience.release()
+        if self._working:
+            _, late = await asyncio.wait(list(self._working.values()), timeout=grace_s)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+    async def _work(self, session: str) -> None:
+        try:
+            if not await self._state.add(self._lease(session), self._name, ttl_s=self._options.lease_s):
+                return
+            self._leased.add(session)
+            patience = Patience(PATIENCE_S)
+            self._patience.add(patience)
+            try:
+                await self._work_off(session, patience)
+            finally:
+                self._patience.discard(patience)
+                self._leased.discard(session)
+                await self._state.delete([self._lease(session)])
+        except Exception as error:  # noqa: BLE001 -- it surfaces where the egress is waited for
+            self._on_defect(error)
+        finally:
+            del self._working[session]
+
+    async def _work_off(self, session: str, patience: Patience) -> None:
+        while not self._ending:
+            parked = await self._state.parked(session)
+            if parked is None or parked.due_at > self._clock():
+                return
+            job = Job.unparked(parked)
+            patience.restart(PATIENCE_S)
+            try:
+                later = await self._desk.work_off(job, patience)
+            except Released:
+                return
+            if later is None:
+                await self._state.unpark(session, parked.key)
+            else:
+                due_at = self._clock() + later.seconds
+                await self._state.postpone(session, parked.key, attempts=later.attempts, due_at=due_at)
+
+    def _lease(self, session: str) -> str:
+        return f"{self._channel}:lane:{session}"

@@ -1,0 +1,138 @@
+"""Record: what is known of the delivery of a reply, and Page: where one is kept."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Final, Self
+
+from sdqueue_producers.egress.patient import PatientState
+from sdqueue_producers.outgoing import Ref
+
+ENDED_S: Final = 3600.0
+"""How long it is known that a turn has ended, so that nobody shows that it is being answered."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """The delivery of a reply.
+
+    It is written before the platform is called and after, so whoever finds ``begun`` does not know the outcome.
+
+    Parameters:
+        refs: what the platform calls the parts that are visible.
+        begun: the next part was being sent.
+        again: the next part may be there already.
+        fresh: the first part is a new message, whatever has grown.
+        done: nothing is left to do.
+        dead: it became a dead letter; ``done`` as well.
+        replay: which replay of the dead reply this is about.
+        skip: characters of the text that a stream has shown, which came to its end before.
+        limits: longest first and other parts that the text was split by.
+        attempts: failed ones.
+        first_at: when it was tried first, in seconds since 1970.
+    """
+
+    refs: tuple[Ref, ...] = ()
+    begun: bool = False
+    again: bool = False
+    fresh: bool = False
+    done: bool = False
+    dead: bool = False
+    replay: int = 0
+    skip: int = 0
+    limits: tuple[int, int] | None = None
+    attempts: int = 0
+    first_at: float = 0.0
+
+    def dump(self) -> str:
+        """As JSON."""
+        fields: dict[str, Any] = asdict(self)
+        return json.dumps({name: value for name, value in fields.items() if value})
+
+    @classmethod
+    def load(cls, text: str | None) -> Self:
+        """From JSON; an empty record where there is none. Fields of a newer release are ignored."""
+        fields = {name: value for name, value in json.loads(text or "{}").items() if name in cls.__dataclass_fields__}
+        for name in ("refs", "limits"):
+            if name in fields:
+                fields[name] = tuple(fields[name])
+        return cls(**fields)
+
+    def of_replay(self, replay: int) -> Self:
+        """The record that a replay goes on with: what was visible before it died stays so."""
+        if replay <= self.replay or (self.done and not self.dead):
+            return self
+        return replace(self, replay=replay, done=False, dead=False, begun=False, attempts=0, first_at=0.0)
+
+
+@dataclass(frozen=True)
+class Grown:
+    """The message that has grown with the deltas of a turn, as it is kept for whoever delivers the final reply.
+
+    Parameters:
+        begun: it was being sent, and whether it is there is not known unless ``live``.
+        live: it is on the platform.
+        ref: what the platform calls it.
+        appended: what a native stream had shown when it could not be appended to any more.
+    """
+
+    begun: bool = False
+    live: bool = False
+    ref: Ref = None
+    appended: str = ""
+
+    def dump(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))  # a ref may be anything, also 0
+
+    @classmethod
+    def load(cls, text: str | None) -> Self:
+        """From JSON."""
+        fields = json.loads(text or "{}")
+        return cls(**{name: value for name, value in fields.items() if name in cls.__dataclass_fields__})
+
+
+class Page:
+    """The record of one reply, in the state.
+
+    Parameters:
+        state: keeps it.
+        channel: whose reply.
+        reply_id: which.
+        kept_s: seconds that it is kept after the last change.
+    """
+
+    def __init__(self, state: PatientState, channel: str, reply_id: str, kept_s: float) -> None:
+        self.record = Record()
+        self.grown = Grown()
+        self._state = state
+        self._key = f"{channel}:delivery:{reply_id}"
+        self._grown_key = grown_key(channel, reply_id)
+        self._kept_s = kept_s
+
+    async def load(self, replay: int) -> Self:
+        """Read it, as a replay goes on with it."""
+        record, grown = await self._state.get([self._key, self._grown_key])
+        self.record = Record.load(record).of_replay(replay)
+        self.grown = Grown.load(grown)
+        return self
+
+    async def save(self, **changes: Any) -> None:
+        """Write it with changes."""
+        self.record = replace(self.record, **changes)
+        await self._state.set({self._key: self.record.dump()}, ttl_s=self._kept_s)
+
+    def behind(self, replay: int) -> bool:
+        """Whether this replay, or the reply itself, is a repeat of what was done."""
+        return replay < self.record.replay or self.record.done
+
+
+def grown_key(channel: str, reply_id: str) -> str:
+    """Where it is kept what has grown before this final reply."""
+    return f"{channel}:grown:{reply_id}"
+
+
+def ended_key(channel: str, turn_id: str) -> str:
+    """Where it is kept that a turn has ended."""
+    return f"{channel}:ended:{turn_id}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from sdqueue.observe.observer import fan_out
+
 
 class ProducerObserver:
     """Hears what happens; every method does nothing here and may be overridden.
@@ -29,9 +31,6 @@ class ProducerObserver:
     def typing_failed(self, *, channel: str, error: str) -> None:
         """A typing indicator could not be shown or taken away. Nothing depends on it."""
 
-    def channel_failed(self, *, channel: str, where: str, error: str, trace: str) -> None:
-        """A defect of a channel: ``where``, such as ``receive``, raised what it must not; a request got a 500."""
-
     # Egress
 
     def queue_taken(self, *, channel: str) -> None:
@@ -56,11 +55,20 @@ class ProducerObserver:
         receiver that recognises it, ``resent`` where it may be visible twice, ``dropped`` where it may not be at all.
         """
 
-    def channel_defect(self, *, channel: str, error: str, trace: str) -> None:
-        """A channel raised what it must not raise; what it was to deliver is tried again."""
-
     def reply_dead(self, *, channel: str, reply_id: str, reason: str, error: str) -> None:
         """A reply cannot be delivered and became a dead letter."""
 
+    def channel_defect(self, *, channel: str, error: str, trace: str) -> None:
+        """A channel raised what it must not raise. A request got a 500; what was to be delivered is tried again."""
+
     def backend_away(self, *, backend: str, error: str) -> None:
-        """The broker or the state cannot be used; nothing is acknowledged meanwhile."""
+        """The broker or the state cannot be used; nothing is acknowledged meanwhile. Turns are published without it."""
+
+
+class ProducerObservers(ProducerObserver):
+    """Passes every event on to several observers, in order."""
+
+    def __init__(self, *observers: ProducerObserver) -> None:
+        for name in vars(ProducerObserver):
+            if not name.startswith("_"):
+                setattr(self, name, fan_out([getattr(o, name) for o in observers]))

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import typer
 
-from sdqueue.cli import chat, consumer, dead, dev, doctor, follow, keys, send, settings, topology
+from sdqueue.cli import chat, consumer, dead, dev, doctor, follow, keys, producer, send, settings, topology
 from sdqueue.errors import ConfigurationError, InvalidTurn, SdqueueError
 
 HELP = """
@@ -66,6 +66,7 @@ app.command("chat", rich_help_panel="Try")(chat.chat)
 app.command("send", rich_help_panel="Try")(send.send)
 app.command("follow", rich_help_panel="Try")(follow.follow)
 app.command("consumer", rich_help_panel="Run")(consumer.consumer)
+app.command("producer", rich_help_panel="Run")(producer.producer)
 app.add_typer(topology.app, name="topology", rich_help_panel="Run")
 app.add_typer(keys.app, name="keys", rich_help_panel="Run")
 app.add_typer(dead.app, name="dead", rich_help_panel="Look")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
 import signal
 import sys
 from collections.abc import Callable
@@ -12,24 +11,19 @@ from typing import Annotated
 
 import structlog
 import typer
-from prometheus_client import CollectorRegistry
 
 from sdqueue.agents import load_agents
 from sdqueue.backends import open_broker, open_membership, open_worker, opened_delta_log, opened_sessions, redis_url
-from sdqueue.brokers import Broker, Topology
 from sdqueue.cli.options import EVERYTHING, Given, agents_of, require_shared_broker, takes_settings
+from sdqueue.cli.preparing import metrics_served, prepared
 from sdqueue.consumer import Consumer, ConsumerOptions
-from sdqueue.consumer.membership import RedisPool
 from sdqueue.consumer.processes import supervise
-from sdqueue.errors import BrokerUnavailable, ConfigurationError, TopologyMismatch, TopologyMissing
+from sdqueue.errors import ConfigurationError
 from sdqueue.observe import Observer, Observers
 from sdqueue.observe.logs import LogObserver, configure_logging
-from sdqueue.observe.metrics import MetricsObserver, serve_metrics
+from sdqueue.observe.metrics import MetricsObserver
 from sdqueue.settings import Settings
 from sdqueue.urls import mask
-
-LONGEST_WAIT_S = 5.0
-"""Longest wait between two tries to reach a broker that is not up yet."""
 
 
 @takes_settings(*EVERYTHING)
@@ -115,7 +109,7 @@ async def _serve(settings: Settings, name: str | None, apply: bool, supervised: 
             loop.add_signal_handler(number, stop)
         if supervised:
             await _when_standard_input_ends(stop)
-        if await _prepared(broker, stopping, apply, settings):
+        if await prepared(broker, stopping, apply, settings):
             pooled = redis_url(settings) is not None
             await _run(running, pooled, f"agent {settings.agent or '(built-in)'}, store {mask(settings.store_url)}")
     print(f"consumer {options.name} stopped", flush=True)
@@ -148,75 +142,8 @@ async def _run(running: Consumer, pooled: bool, what: str) -> None:
         await asyncio.wait({telling})
 
 
-async def _prepared(broker: Broker, stopping: asyncio.Event, apply: bool, settings: Settings) -> bool:
-    """Wait until the broker is there with its topology; ``False`` where the process is to stop meanwhile."""
-    log = structlog.get_logger()
-    wait_s = 0.2
-    stop = asyncio.create_task(stopping.wait())
-    try:
-        while not stopping.is_set():
-            attempt = asyncio.create_task(broker.apply() if apply else broker.check())
-            await asyncio.wait({attempt, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not attempt.done():
-                attempt.cancel()
-                await asyncio.wait({attempt})
-                return False
-            try:
-                attempt.result()
-            except (BrokerUnavailable, TopologyMissing) as error:
-                log.warning("the broker is not ready, trying again", error=str(error))
-                await asyncio.wait({stop}, timeout=wait_s * random.uniform(0.5, 1))
-                wait_s = min(2 * wait_s, LONGEST_WAIT_S)
-            except TopologyMismatch:
-                if not await _is_resharded(broker, settings):
-                    raise
-                return True
-            else:
-                return True
-        return False
-    finally:
-        stop.cancel()
-
-
-async def _is_resharded(broker: Broker, settings: Settings) -> bool:
-    """Whether another number of partitions is what the pool of this consumer has changed to, or is changing to.
-
-    Then the consumer goes on with that, so that it may be restarted before its settings are brought up to date.
-
-    Raises:
-        TopologyMismatch: the broker has neither number.
-        StoreUnavailable: Redis cannot be asked.
-    """
-    url = redis_url(settings)
-    if url is None:
-        return False
-    async with RedisPool(broker.topology, url) as pool:
-        epoch = (await pool.look()).epoch
-    if epoch is None:
-        return False
-    log = structlog.get_logger()
-    if epoch.target is not None:
-        log.warning("the number of partitions is being changed, waiting for the end of it", partitions=epoch.target)
-        return True
-    broker.topology = Topology(settings.namespace, epoch.partitions)
-    await broker.check()
-    log.warning(
-        "the number of partitions was changed; SDQUEUE_PARTITIONS is out of date",
-        partitions=epoch.partitions,
-        setting=settings.partitions,
-    )
-    return True
-
-
 def _observer(settings: Settings, name: str) -> Observer:
     observers: list[Observer] = [LogObserver(name)]
-    if settings.metrics_port:
-        registry = CollectorRegistry()
+    if (registry := metrics_served(settings)) is not None:
         observers.append(MetricsObserver(registry))
-        try:
-            serve_metrics(settings.metrics_port, registry)
-        except OSError as error:
-            raise ConfigurationError(
-                f"SDQUEUE_METRICS_PORT: cannot serve on {settings.metrics_port}: {error}"
-            ) from None
     return Observers(*observers)

@@ -94,10 +94,12 @@ class Observers(Observer):
     def __init__(self, *observers: Observer) -> None:
         for name in vars(Observer):
             if not name.startswith("_"):
-                setattr(self, name, _fan_out([getattr(o, name) for o in observers]))
+                setattr(self, name, fan_out([getattr(o, name) for o in observers]))
 
 
-def _fan_out(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:
+def fan_out(methods: Sequence[Callable[..., None]]) -> Callable[..., None]:
+    """One method that calls several with the same event, in order."""
+
     def tell(**event: object) -> None:
         for method in methods:
             method(**event)

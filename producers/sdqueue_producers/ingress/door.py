@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from sdqueue.errors import SdqueueError, TurnFailed
+from sdqueue.errors import BrokerError, SdqueueError, TurnFailed
 from sdqueue_producers.channel import Channel
 from sdqueue_producers.ingress.limits import Exchange, Refused, failed_response, read_query, refused_response
 from sdqueue_producers.ingress.order import Arrivals, Place
@@ -111,20 +111,20 @@ class Door:
             return  # the turn goes on, and its reply is there when the client asks again
         except TurnFailed as error:
             await self._fail(exchange, "answer", error)  # to be told in the platform's own words
-        except SdqueueError:
+        except SdqueueError as error:
+            reason = "cut" if exchange.status else "unconfirmed" if isinstance(error, BrokerError) else "unanswered"
             if not exchange.status:
-                await exchange.send(receipt.on_fail)
-            self._answered(exchange, "unconfirmed" if exchange.status == receipt.on_fail.status_code else "cut")
+                await exchange.send(receipt.on_fail)  # sent again, it gets the same turn's reply
+            self._answered(exchange, reason)
         except Exception as error:  # noqa: BLE001  # of any kind: the channel is somebody else's code
             await self._fail(exchange, "answer", error)
         else:
             self._answered(exchange, "")
 
     async def _fail(self, exchange: Exchange, where: str, error: Exception) -> None:
-        self._observer.channel_failed(
+        self._observer.channel_defect(
             channel=self._channel.name,
-            where=where,
-            error=f"{type(error).__name__}: {error}",
+            error=f"{where}: {type(error).__name__}: {error}",
             trace="".join(traceback.format_exception(error)),
         )
         if exchange.status:

@@ -85,9 +85,13 @@ class Ingress:
             task.cancel()
         if self._listening:
             await asyncio.wait(self._listening)
-        if self._publishing:
-            await asyncio.wait(self._publishing)
-        await self._typing.__aexit__(*exc_info)
+        try:
+            if self._publishing:
+                await asyncio.wait(self._publishing)
+        finally:
+            for task in self._publishing:
+                task.cancel()  # only where somebody has no time: their platforms got no answer
+            await self._typing.__aexit__(*exc_info)
 
     async def submit(self, receipt: Receipt) -> None:
         """Publish the turns of a receipt that did not come as a request; returns when they are confirmed, or known.

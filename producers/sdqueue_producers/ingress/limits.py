@@ -76,7 +76,7 @@ class Limits:
             )
         except Exception as error:  # noqa: BLE001  # of any kind: routes of channels are somebody else's code
             where = f"{scope['method']} {scope['path']}"
-            self._observer.channel_failed(channel="", where=where, error=repr(error), trace=traceback.format_exc())
+            self._observer.channel_defect(channel="", error=f"{where}: {error!r}", trace=traceback.format_exc())
             if not exchange.status:
                 await exchange.send(failed_response())
 

@@ -61,7 +61,10 @@ class WebServer:
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self.stop()
+        try:
+            await self.stop()
+        finally:
+            await self.cut()
 
     async def stop(self) -> None:
         """Accept nothing more, and let requests that run end within the grace period. Idempotent."""
@@ -74,8 +77,8 @@ class WebServer:
         self._serving.result()
 
     async def cut(self) -> None:
-        """End it at once, whatever runs."""
-        if self._serving is None:
+        """End it at once, whatever runs. Idempotent."""
+        if self._serving is None or self._serving.done():
             return
         self._server.should_exit = self._server.force_exit = True
         running = set(self._server.server_state.tasks)

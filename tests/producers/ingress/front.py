@@ -110,7 +110,8 @@ class Front:
         self.server = server
         self.http = http
         self.seen = seen
-        self.broker: Broker = MemoryBroker(Topology())
+        self.broker: Broker
+        self.client: Client
         self.turns: list[InboundTurn] = []
         self.deliveries: list[Delivery] = []
         self._arrived = asyncio.Event()
@@ -173,7 +174,7 @@ async def served(
         await stack.enter_async_context(server)
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False))
         front = Front(ingress, server, http, seen)
-        front.broker = broker
+        front.broker, front.client = broker, client
         if consume:
             for queue in broker.topology.partition_queues:
                 subscription = await broker.subscribe(queue, front.take, prefetch=100)

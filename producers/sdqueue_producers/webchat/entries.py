@@ -26,7 +26,7 @@ def message(turn: str, message_id: str, text: str) -> Draft:
 
 
 def reply_slot(reply: OutboundReply, part: int) -> str:
-    """What a reply is shown as: one place for the deltas of an answer and for its end, another for each further part."""
+    """What a reply is shown as: one slot for the deltas of an answer and its end, another for each further part."""
     number = reply.id.removeprefix(f"{reply.turn_id}:").partition(".")[0]
     return f"{reply.turn_id}:{number}" + (f"/{part}" if part else "")
 

@@ -1,7 +1,7 @@
 """Visitor and Tokens: who somebody is, and the signed word for it.
 
-A token is ``v1.<claims>.<signature>``: the claims as JSON, the HMAC-SHA256 over ``v1.<claims>``, both in URL-safe base64
-without padding. There is one algorithm, so none is named in the token.
+A token is ``v1.<claims>.<signature>``: the claims as JSON, the HMAC-SHA256 over ``v1.<claims>``, both in URL-safe
+base64 without padding. There is one algorithm, so none is named in the token.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The Feed protocol: what a visitor sees, kept for a while, so that every process can show it and nobody misses a part."""
+"""The Feed protocol: what a visitor sees, kept for a while, so that every process can show it, nothing left out."""
 
 from __future__ import annotations
 

@@ -176,8 +176,8 @@ def _read(session: str, after: Place | None, limits: FeedLimits, connection: sql
 def _changes(seen: int | None, connection: sqlite3.Connection) -> tuple[int, list[tuple[int, str]]]:
     """The number of the first change that is listed, and those after one that was seen; of old ones only the last."""
     if seen is None:
-        rows = connection.execute("SELECT number, session FROM feed_changes ORDER BY number DESC LIMIT 1").fetchall()
-        return 0, rows
+        last = connection.execute("SELECT number, session FROM feed_changes ORDER BY number DESC LIMIT 1").fetchall()
+        return 0, last
     (first,) = connection.execute("SELECT min(number) FROM feed_changes").fetchone()
     rows = connection.execute("SELECT number, session FROM feed_changes WHERE number > ? ORDER BY number", (seen,))
     return first or 0, rows.fetchall()

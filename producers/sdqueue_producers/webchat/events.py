@@ -22,6 +22,10 @@ from sdqueue_producers.webchat.settings import WebchatSettings
 from sdqueue_producers.webchat.tail import Tail
 from sdqueue_producers.webchat.tokens import Pass
 
+LIFE_S: Final = 25.0
+"""Seconds after which a stream ends and its client comes back: a server that stops waits for streams, and its grace
+period is 30 s."""
+
 RETRY_MS: Final = 2000
 """Milliseconds after which a client that was cut off comes back."""
 
@@ -113,6 +117,7 @@ class _EventStream(Response):
 
     async def _each(self, put: Any) -> Problem:
         """Send event after event; answers why there are no more."""
+        until = time.time() + LIFE_S
         with self._feed.watch(self._session_id) as wake:
             while True:
                 try:
@@ -124,7 +129,9 @@ class _EventStream(Response):
                 left = self._known.expires_at - time.time()
                 if left <= 0:
                     return Problem(401, "expired-token", "the visitor token has expired; come back with another one")
-                if not events and not await wake.wait(min(self._settings.heartbeat_s, left)):
+                if time.time() >= until:
+                    return Problem(200, "come-back", "come back: streams end after a while", retry_after_s=1)
+                if not events and not await wake.wait(min(self._settings.heartbeat_s, left, until - time.time())):
                     await put(": still here\n\n")
 
 

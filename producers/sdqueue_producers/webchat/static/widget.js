@@ -150,7 +150,7 @@
     },
     async connect() {
       clearTimeout(this.timer);
-      ui.status(this.tries ? "reconnecting" : "connecting");
+      if (!this.tries) ui.status("connecting");
       try {
         this.token = await identity.get();
       } catch (error) {
@@ -168,10 +168,10 @@
     soon() {
       if (this.started && !this.way) { this.tries = Math.min(this.tries, 1); this.connect(); }
     },
-    again(seconds) {
+    again(seconds, quiet = false) {
       this.way = this.inFlight = null;
       this.tries += 1;
-      ui.status("reconnecting");
+      if (!quiet) ui.status("reconnecting");
       const wait = Math.min(500 * 2 ** (this.tries - 1), LONGEST_WAIT_MS) * (0.75 + Math.random() / 2);
       clearTimeout(this.timer);
       this.timer = setTimeout(() => this.connect(), Math.max(wait, (seconds || 0) * 1000));
@@ -260,7 +260,7 @@
       const stop = new AbortController();
       const clock = watchdog(() => stop.abort());
       const token = this.token;
-      let seconds = 0;
+      let seconds = 0, quiet = false;
       try {
         const url = new URL("events", server);
         if (conversation) url.searchParams.set("conversation", conversation);
@@ -278,7 +278,7 @@
           clock.alive();
           const parts = (text + value).split("\n\n");
           text = parts.pop();
-          for (const part of parts) this.readPart(part, token);
+          for (const part of parts) quiet = this.readPart(part, token) || quiet;
         }
       } catch (error) {
         seconds = error.seconds || 0;
@@ -286,7 +286,7 @@
       clock.stop();
       stop.abort();
       this.failures = 1; // a WebSocket gets another chance
-      this.again(seconds);
+      this.again(seconds, quiet);
     },
     readPart(part, token) {
       const fields = {};
@@ -294,9 +294,11 @@
         const [, name, value] = /^([a-z]*): ?(.*)$/.exec(line) || [];
         if (name) fields[name] = value;
       }
-      if (!fields.data) return;
-      if (fields.event !== "end") return this.seen(JSON.parse(fields.data));
-      if (JSON.parse(fields.data).retry_after_s === null) identity.refused = token;
+      if (!fields.data) return false;
+      const data = JSON.parse(fields.data);
+      if (fields.event !== "end") this.seen(data);
+      else if (data.retry_after_s === null) identity.refused = token;
+      return data.reason === "come-back";
     },
     async postMessage(item, token, stop) {
       try {

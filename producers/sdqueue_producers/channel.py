@@ -13,7 +13,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 from starlette.routing import BaseRoute
 
@@ -29,11 +29,17 @@ class Bucket:
         key: names it within the channel, such as ``post:T1:C1``.
         count: calls that are allowed in ``per_s`` seconds, and at most at once.
         per_s: seconds.
+        limits: what counts against it: new messages, edits of one (and appends to a stream), or both.
     """
 
     key: str
     count: int
     per_s: float
+    limits: Literal["all", "posts", "edits"] = "all"
+
+    def applies(self, *, edit: bool) -> bool:
+        """Whether an edit, else a new message, counts against it."""
+        return self.limits == "all" or (self.limits == "edits") == edit
 
     def __post_init__(self) -> None:
         if self.count < 1 or not 0 < self.per_s < math.inf:
@@ -113,7 +119,7 @@ class Channel(Protocol):
         ...
 
     def buckets(self, address: Address) -> Sequence[Bucket]:
-        """The rate limits that a message to this address, or an edit, counts against."""
+        """The rate limits that messages to this address, or edits, count against: see :meth:`Bucket.applies`."""
         ...
 
     async def deliver(self, address: Address, outgoing: Outgoing) -> Sent:

@@ -66,6 +66,9 @@ def pieces(text: str, limit: int, *, first: int | None = None) -> Iterator[Piece
     room = limit if first is None else first
     if limit < 1 or room < 1:
         raise ValueError(f"a message of {min(limit, room)} characters holds nothing; the least is 1")
+    if not text.strip():
+        yield Piece("", text[:room], "")
+        return
     fence: _Fence | None = None
     while True:
         before = fence.opening if fence and len(fence.opening) + len(fence.closing) <= room // 2 else ""
@@ -78,13 +81,20 @@ def pieces(text: str, limit: int, *, first: int | None = None) -> Iterator[Piece
             # The white space at the beginning of a line of code is part of it.
             body, text = body.removesuffix("\n"), text if body.endswith("\n") else text.removeprefix("\n")
         else:
+            text = _without_seam(text, at_line=body.endswith("\n"))
             body = body.rstrip()
-            text = text.lstrip("\n") if "\n" in text[: len(text) - len(text.lstrip())] else text.lstrip()
         if body:
             yield Piece(before, body, after if fence else "")
+            room = limit
         if not text:
             return
-        room = limit
+
+
+def _without_seam(text: str, *, at_line: bool) -> str:
+    """What is left, without the white space where it was cut; the indentation of a line is kept."""
+    rest = text.lstrip()
+    blank = text[: len(text) - len(rest)]
+    return blank.rpartition("\n")[2] + rest if rest and (at_line or "\n" in blank) else rest
 
 
 def _cut(text: str, room: int, fence: _Fence | None) -> tuple[int, str, _Fence | None]:
@@ -116,7 +126,7 @@ def _boundary(text: str, room: int, fence: _Fence | None) -> int:
         [match.end() for match in _SENTENCE.finditer(window) if match.end() <= room],
         [match.start() for match in _SPACE.finditer(window) if match.start() > 0],
     ):
-        late = [at for at in found if at >= least and not _in_mark(text, at)]
+        late = [at for at in found if at >= least and not _spoils(text, at)]
         if late:
             return late[-1]
     return _between_clusters(text, room)
@@ -142,16 +152,22 @@ def _open_at(text: str, at: int, fence: _Fence | None) -> _Fence | None:
     return fence
 
 
-def _in_mark(text: str, at: int) -> bool:
-    """Whether a place is inside of the line that opens or closes a fence."""
+def _spoils(text: str, at: int) -> bool:
+    """Whether a cut would make or break the line that opens or closes a fence."""
     begin = text.rfind("\n", 0, at) + 1
-    return begin < at and _FENCE.match(text, begin) is not None and text[at : at + 1] != "\n"
+    if begin == at:
+        return False
+    if _FENCE.match(text, begin) and text[at : at + 1] != "\n":
+        return True
+    while text[at : at + 1] in (" ", "\t"):
+        at += 1
+    return _FENCE.match(text, at) is not None
 
 
 def _between_clusters(text: str, room: int) -> int:
     at = room
     while at > max(room - LONGEST_CLUSTER, 0):
-        if not _joined(text, at):
+        if not _joined(text, at) and not _spoils(text, at):
             return at
         at -= 1
     return room

@@ -1,0 +1,1 @@
+"""Slack: events become turns, and replies become messages."""

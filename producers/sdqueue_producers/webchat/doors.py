@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from ipaddress import IPv6Address, ip_address, ip_network
 from typing import Final
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -100,7 +101,7 @@ class TokenDoor:
         )
 
     async def _limit(self, request: Request) -> None:
-        client = request.client.host if request.client is not None else "unknown"
+        client = _network(request.client.host if request.client is not None else "unknown")
         count = self._settings.anonymous_per_minute
         try:
             wait_s = await self._state.take(CHANNEL, [Bucket(f"token:{client}", count, 60.0)])
@@ -108,6 +109,16 @@ class TokenDoor:
             raise unavailable("what producers remember cannot be reached") from None
         if wait_s > 0:
             raise Problem(429, "too-many", f"an address gets {count} tokens a minute", retry_after_s=wait_s)
+
+
+def _network(address: str) -> str:
+    """Whom an address stands for: one who has an IPv6 address has 2**64 of them."""
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return address
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else found
+    return str(mapped) if mapped is not None else str(ip_network((address, 64), strict=False).network_address)
 
 
 class MessageDoor:

@@ -14,6 +14,8 @@ from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 
+from tests.servers.install import BROWSER
+
 T = TypeVar("T")
 
 FLAGS: Final = (
@@ -25,9 +27,10 @@ FLAGS: Final = (
 
 def missing(environ: Mapping[str, str]) -> str | None:
     """What a browser test lacks here, ``None`` where it can run."""
-    if not shutil.which("chromium", path=environ.get("PATH")):
-        return "chromium is not installed"
-    return None if shutil.which("chromedriver", path=environ.get("PATH")) else "chromium-driver is not installed"
+    packages = [package for package, program in BROWSER.items() if not shutil.which(program, path=environ.get("PATH"))]
+    if not packages:
+        return None
+    return f"{' and '.join(packages)} not installed; on Debian `make servers` as root installs them"
 
 
 class Page:

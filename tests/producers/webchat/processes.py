@@ -23,7 +23,7 @@ class Pool:
         self.gate = folder / "gate"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        self._environ = {
+        self.environ = {
             **os.environ, "SDQUEUE_WEBCHAT_SECRETS": SECRET, "SDQUEUE_WEBCHAT_BACKEND_SECRETS": BACKEND,
             "SDQUEUE_WEBCHAT_ANONYMOUS": "true", "SDQUEUE_WEBCHAT_ANONYMOUS_PER_MINUTE": "1000",
             "SDQUEUE_WEBCHAT_MESSAGES_PER_MINUTE": "1000", "WEBCHAT_GATE": str(self.gate), **backends,
@@ -49,7 +49,7 @@ class Pool:
             command += ["consumer", "--agent", "tests.producers.webchat.agent:answer"]
         with (self.folder / f"{name}.log").open("ab") as log:
             where = log.tell()
-            self._running[name] = subprocess.Popen(command, env=self._environ, stdout=log, stderr=log)
+            self._running[name] = subprocess.Popen(command, env=self.environ, stdout=log, stderr=log)
         deadline = time.monotonic() + 40
         while b" ready" not in (said := (self.folder / f"{name}.log").read_bytes()[where:]):
             if self._running[name].poll() is not None or time.monotonic() > deadline:

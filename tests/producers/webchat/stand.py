@@ -100,7 +100,9 @@ class Visitor:
             while True:
                 message = await self.ws.receive()
                 if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
-                    return {"closed": self.ws.close_code, "type": "closed", "reason": message.extra}
+                    # aiohttp forgets the code where the other side is gone before its own close has arrived there.
+                    code = message.data if message.type is aiohttp.WSMsgType.CLOSE else self.ws.close_code
+                    return {"closed": code, "type": "closed", "reason": message.extra}
                 event = cast("dict[str, Any]", json.loads(message.data))
                 if event["type"] not in skip:
                     return event

@@ -11,6 +11,7 @@ import pytest
 from sdqueue_producers import MemoryState, Outgoing, Permanent
 
 from sdqueue.errors import BrokerUnavailable
+from sdqueue_producers.webchat.doors import _network
 from tests.producers.webchat.stand import BACKEND, SECRET, reply_to, web_chat
 
 # Tokens
@@ -65,6 +66,12 @@ async def test_anybody_gets_a_token_where_that_is_allowed_and_not_many() -> None
         assert await refused(site.http, url, visitor="ann") == (403, "not-the-backend")
         # A named visitor does not prolong a session on their own.
         assert await refused(site.http, url, await site.token("ann")) == (403, "not-renewable")
+
+
+def test_an_address_of_ipv6_counts_with_its_neighbours() -> None:
+    assert _network("2001:db8::1") == _network("2001:db8::ffff:2") == "2001:db8::"
+    assert _network("::ffff:192.0.2.1") == _network("192.0.2.1") == "192.0.2.1"
+    assert _network("testclient") == "testclient"
 
 
 # Messages

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
+from sdqueue_producers.webchat import Tokens, Visitor
 from selenium.webdriver.common.keys import Keys
 
 from tests.conftest import refuse
 from tests.producers.webchat.browser import Page, browser, missing
 from tests.producers.webchat.processes import Pool, sqlite
+from tests.producers.webchat.stand import SECRET
 
 
 @pytest.fixture(scope="module")
@@ -151,6 +158,70 @@ def test_without_websockets_an_event_stream_and_posts_do(pool: Pool, tmp_path: P
         page.until_shown(
             "You: wait a moment", "Assistant: You said wait a moment.", "You: more", "Assistant: You said more."
         )
+
+
+@contextmanager
+def shop(pool: Pool, folder: Path, attributes: str) -> Iterator[str]:
+    """A page of another origin, with a policy of its own and the tag of the chat; its address."""
+    folder.mkdir()
+    widget = f"{pool.url}/webchat/widget.js"
+    policy = f"default-src 'none'; script-src {widget}; connect-src {pool.url}/webchat/ ws://127.0.0.1:{pool.port}"
+    (folder / "index.html").write_text(
+        f'<!doctype html><meta http-equiv="Content-Security-Policy" content="{policy}"><title>Shop</title>'
+        f"<body><h1>Shop</h1><script src='{widget}' data-open {attributes} async></script></body>"
+    )
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=str(folder)))
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        """Say nothing."""
+
+
+def test_a_page_of_another_origin_embeds_it_by_one_tag_where_it_is_named(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "pool"
+    place.mkdir()
+    pool = Pool(place, sqlite(place))
+    tokens = Tokens([SECRET.encode()], ["main"], time.time)
+    token, _ = tokens.make(Visitor("main", "ann"), 600)
+    attributes = f'data-token="{token}" data-title="Ask us" data-labels=\'{{"send": "Ask"}}\''
+    with shop(pool, tmp_path / "shop", attributes) as origin, browser(tmp_path / "profile") as page:
+        pool.environ["SDQUEUE_WEBCHAT_ORIGINS"] = origin
+        with pool:
+            page.open(origin)
+            page.until(lambda: page.state() == "Connected")
+            assert (page.one("h2").text, page.one("form button").text) == ("Ask us", "Ask")
+            page.say("hello")
+            page.until_shown("You: hello", "Assistant: You said hello.")
+            assert page.driver.get_log("browser") == []  # nothing that the page's policy forbids
+            # Another page, which is not named, gets nothing.
+            with shop(pool, tmp_path / "evil", attributes) as stranger:
+                page.open(stranger)
+                page.until(lambda: "Reconnecting" in page.state())
+                page.say("steal")
+                assert page.shown() == ["*You: steal"]
+
+
+def test_a_token_is_renewed_in_time_and_the_conversation_goes_on(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "pool"
+    place.mkdir()
+    with Pool(place, sqlite(place), webchat_anonymous_ttl_s="4") as pool, browser(tmp_path / "profile") as page:
+        page.open(f"{pool.url}/webchat/")
+        expected: list[str] = []
+        for n in range(3):  # 4 s each, so that tokens end in between
+            page.say(f"hello {n}")
+            expected += [f"You: hello {n}", f"Assistant: You said hello {n}."]
+            page.until_shown(*expected)
+            page.until(lambda: "Reconnecting" in page.state())
+            page.until(lambda: page.state() == "Connected")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

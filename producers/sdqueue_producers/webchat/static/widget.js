@@ -31,6 +31,7 @@
   const ACK_MS = 20000; // longer than a server takes to hear from its queue
   const SILENCE = 2.5; // heartbeats without a sign of life, and the connection is dead
   const LONGEST_WAIT_MS = 15000;
+  const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
   // What is kept in the browser. Private windows may refuse: then it lasts as long as the page.
 
@@ -157,7 +158,12 @@
         return this.again(error.retry);
       }
       if (!this.token) return ui.status("expired");
-      const visitor = claimsOf(this.token)?.sub ?? "";
+      const claims = claimsOf(this.token);
+      const visitor = claims?.sub ?? "";
+      // Renewed in time, so that an anonymous visitor stays the same one; the next connection uses it.
+      const left = claims ? (claims.exp * 1000 - Date.now()) / 2 + 100 : LONGEST_TIMER_MS;
+      clearTimeout(this.renewal);
+      this.renewal = setTimeout(() => identity.get().catch(() => {}), Math.min(left, LONGEST_TIMER_MS));
       if (this.visitor !== undefined && this.visitor !== visitor) { this.after = null; ui.clear(); }
       this.visitor = visitor;
       queue.open(visitor);

@@ -9,9 +9,9 @@ from typing import Any
 import aiohttp
 import pytest
 from sdqueue_producers import MemoryState, Outgoing, Permanent
+from sdqueue_producers.webchat.doors import _network
 
 from sdqueue.errors import BrokerUnavailable
-from sdqueue_producers.webchat.doors import _network
 from tests.producers.webchat.stand import BACKEND, SECRET, reply_to, web_chat
 
 # Tokens

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -112,3 +113,57 @@ async def test_an_event_stream_does_not_keep_a_producer_from_stopping(tmp_path: 
             await asyncio.to_thread(pool.kill, "producer", signal.SIGTERM)
             assert time.monotonic() - began < 10
             assert "Traceback" not in pool.log("producer"), pool.log("producer")
+
+
+@pytest.mark.timeout(180)
+async def test_a_producer_that_is_killed_again_and_again_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    """At random moments, between receipt, confirm, answer, delivery and ack; the client comes back and sends again."""
+    with Pool(tmp_path, sqlite(tmp_path)) as pool:
+        token = await token_of(pool.port, "ann")
+        seen: list[dict[str, Any]] = []
+        tries = 0
+
+        async def chat(count: int) -> None:
+            """A client as the page is one: one message at a time until its ack, and resume after the last event."""
+            nonlocal tries
+            acked: set[str] = set()
+            after: str | None = None
+            finals: set[str] = set()
+            while len(finals) < count:
+                tries += 1
+                try:
+                    async with talk(pool.port, token, after) as visitor:
+                        await visitor.say(f"number {len(acked)}", f"m{len(acked)}")
+                        while len(finals) < count:
+                            event = await visitor.next()
+                            if event["type"] in ("closed", "nack"):
+                                break
+                            if "id" in event:
+                                after = event["id"]
+                                seen.append(event)
+                            if event["type"] == "final":
+                                finals.add(event["message"])
+                            if event["type"] == "ack" and event["message"] == f"m{len(acked)}":
+                                acked.add(event["message"])
+                                if len(acked) < count:
+                                    await visitor.say(f"number {len(acked)}", f"m{len(acked)}")
+                except (aiohttp.ClientError, OSError, AssertionError):
+                    await asyncio.sleep(0.05)  # nothing listens: as a page waits before it tries again
+
+        chatting = asyncio.create_task(chat(150))
+        kills = 0
+        spread = random.Random(7)
+        while not chatting.done() and kills < 6:
+            await asyncio.wait([chatting], timeout=spread.uniform(0.2, 0.9))
+            if not chatting.done():
+                await asyncio.to_thread(pool.kill, "producer")
+                kills += 1
+                await asyncio.to_thread(pool.start, "producer")
+        await chatting
+        print(f"{kills} kills, {tries} connections")
+        assert kills >= 3
+        # Then: in the order in which it was said, each message and each answer came exactly once
+        said = [event["text"] for event in seen if event["type"] == "message"]
+        answers = [event["text"] for event in seen if event["type"] == "final"]
+        assert said == [f"number {n}" for n in range(150)]
+        assert answers == [f"You said number {n}." for n in range(150)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import suppress
 from typing import Any, Final
@@ -40,6 +41,10 @@ RETRIED_S: Final = 3600.0
 """Seconds in which a client's own second try is recognised: its longest wait is ten minutes a try, three tries."""
 
 
+STATE_S: Final = 3.0
+"""Seconds that the state may take."""
+
+
 class OpenAIChannel(BaseChannel):
     """``/v1/chat/completions``, ``/v1/responses`` and ``/v1/models``, as the clients of OpenAI's API know them.
 
@@ -68,20 +73,25 @@ class OpenAIChannel(BaseChannel):
     async def receive(self, request: Request) -> Receipt:
         """See :class:`~sdqueue_producers.Channel`."""
         try:
-            key = self._keys.owner(request.headers)
-            path = request.path.rstrip("/")
-            if path == CHAT:
-                return await self._ask(request, key, "chat")
-            if path == RESPONSES:
-                return await self._ask(request, key, "responses")
-            _check_method(request, "GET")
-            if path.startswith(f"{RESPONSES}/"):
-                return Receipt(on_ok=await self._fetch(path.removeprefix(f"{RESPONSES}/"), key))
-            return Receipt(on_ok=self._show_models(path.removeprefix(MODELS).lstrip("/")))
+            async with asyncio.timeout(STATE_S):
+                return await self._receive(request)
         except Trouble as trouble:
             return trouble.receipt
-        except StoreUnavailable:
-            return Trouble(503, "unavailable", "sessions cannot be reached at present", headers=LATER).receipt
+        except (StoreUnavailable, TimeoutError):
+            # Without the state a client's second try could not be told from a new question.
+            return Trouble(503, "unavailable", "the state cannot be reached at present", headers=LATER).receipt
+
+    async def _receive(self, request: Request) -> Receipt:
+        key = self._keys.owner(request.headers)
+        path = request.path.rstrip("/")
+        if path == CHAT:
+            return await self._ask(request, key, "chat")
+        if path == RESPONSES:
+            return await self._ask(request, key, "responses")
+        _check_method(request, "GET")
+        if path.startswith(f"{RESPONSES}/"):
+            return Receipt(on_ok=await self._fetch(path.removeprefix(f"{RESPONSES}/"), key))
+        return Receipt(on_ok=self._show_models(path.removeprefix(MODELS).lstrip("/")))
 
     def explain(self, status: int, reason: str, detail: str) -> Response:
         """See :class:`~sdqueue_producers.Channel`: in OpenAI's shape."""

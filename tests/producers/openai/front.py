@@ -117,6 +117,7 @@ class Front:
         channel: behind it.
         brain: of the pool.
         broker: between them.
+        asker: what asks the pool.
     """
 
     url: str
@@ -124,6 +125,7 @@ class Front:
     brain: Brain
     broker: Broker
     http: httpx.AsyncClient
+    asker: Client
     clients: list[AsyncOpenAI] = field(default_factory=list)
 
     def client(self, key: str = ALICE, **options: Any) -> AsyncOpenAI:
@@ -174,7 +176,7 @@ async def front_door(
         ingress = await stack.enter_async_context(Ingress([channel], client, state, options))
         server = await stack.enter_async_context(WebServer(ingress.app, host="127.0.0.1", port=0, grace_s=1))
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=20))
-        front = Front(server.url, channel, brain, broker, http)
+        front = Front(server.url, channel, brain, broker, http, client)
         try:
             yield front
         finally:

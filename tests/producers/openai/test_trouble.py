@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import openai
 import pytest
+from sdqueue_producers import MemoryState
 from sdqueue_producers.openai import OpenAISettings
 
 from sdqueue.brokers import MemoryBroker, Message, Topology
-from sdqueue.errors import BrokerUnavailable, ConfigurationError
+from sdqueue.errors import BrokerUnavailable, ConfigurationError, StoreUnavailable
 from tests.producers.openai.front import ALICE, BOB, Cutter, Front, front_door
 
 HI = [{"role": "user", "content": "hi"}]
@@ -232,6 +233,9 @@ async def test_who_goes_away_in_the_middle_gets_the_whole_answer_later(front: Fr
         async for line in response.aiter_lines():
             if "first" in line:
                 break
+    async with asyncio.timeout(5):
+        while front.asker._questions:  # nobody listens for who has gone
+            await asyncio.sleep(0.01)
     front.brain.go_on.set()
     again = await front.http.post("/v1/chat/completions", json=body | {"stream": False}, headers=headers)
     assert again.json()["choices"][0]["message"]["content"] == "first second third"
@@ -281,6 +285,32 @@ async def test_what_the_broker_does_not_confirm_is_503_and_openais_client_tries_
             broker.confirms = True
             assert (await asking).output_text == "1: hi"
             assert front.brain.texts == ["hi"]
+
+
+class Away(MemoryState):
+    """Cannot be reached, or does not answer."""
+
+    hangs = False
+
+    async def set(self, values: Mapping[str, str], *, ttl_s: float | None) -> None:
+        if self.hangs:
+            await asyncio.Event().wait()
+        raise StoreUnavailable("away")
+
+
+@pytest.mark.parametrize("hangs", [False, True])
+async def test_without_the_state_a_try_that_could_not_be_told_again_is_503(
+    hangs: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdqueue_producers.openai.channel.STATE_S", 0.2)
+    state = Away()
+    state.hangs = hangs
+    async with front_door(state=state) as front:
+        response = await front.chat("hi", x_stainless_retry_count="0")
+        assert response.status_code == 503
+        assert error_of(response)["code"] == "unavailable"
+        assert (await front.chat("hi", Idempotency_Key="k")).status_code == 200  # which names itself
+    assert front.brain.texts == ["hi"]
 
 
 @pytest.mark.parametrize("api", ["chat", "responses"])

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-
-from sdqueue.errors import StoreUnavailable
 from sdqueue_producers import Address, Channel, ChannelContext
 from sdqueue_producers.testing import ChannelSuite, Platform, Sample, Trouble
 from sdqueue_producers.webchat import WebchatChannel
 from sdqueue_producers.webchat.feed import Draft, MemoryFeed
+
+from sdqueue.errors import StoreUnavailable
 from tests.producers.webchat.stand import BACKEND, SECRET, settings_of
 
 

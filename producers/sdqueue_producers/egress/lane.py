@@ -103,12 +103,12 @@ class Lane:
             await self._desk.bury_unreadable(entry.delivery, entry.error)
         else:
             try:
-                await self._desk_handles(entry, entry.job)
+                await self._handle(entry, entry.job)
             except Released:
                 return
         entry.delivery.subscription.ack(entry.delivery)
 
-    async def _desk_handles(self, entry: Entry, job: Job) -> None:
+    async def _handle(self, entry: Entry, job: Job) -> None:
         growing = self._growing
         if growing is not None and growing.reply_id != job.reply.id:
             growing = None

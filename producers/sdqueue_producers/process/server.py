@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any, Final, Self
 
 import h11
@@ -33,17 +34,29 @@ class WebServer:
         port: 0: any that is free; :attr:`port` tells which.
         head_timeout_s: seconds in which the head of a request must have come whole.
         grace_s: seconds that running requests get at the end.
+        max_message_bytes: largest message of a WebSocket.
+
+    Raises (when entered):
+        ConfigurationError: the address cannot be had.
     """
 
     def __init__(
-        self, app: ASGIApp, *, host: str, port: int, head_timeout_s: float = 10.0, grace_s: float = 30.0
+        self,
+        app: ASGIApp,
+        *,
+        host: str,
+        port: int,
+        head_timeout_s: float = 10.0,
+        grace_s: float = 30.0,
+        max_message_bytes: int = 1024 * 1024,
     ) -> None:
         self.host = host
         self.port = port
         self._grace_s = grace_s
         # h11, since the other implementation reads heads without a limit. No lifespan: the caller enters its parts.
         config = uvicorn.Config(
-            app, http=_protocol(head_timeout_s), lifespan="off", log_config=None, access_log=False, server_header=False,
+            app, http=_protocol(head_timeout_s), ws="websockets-sansio" if find_spec("websockets") else "none",
+            ws_max_size=max_message_bytes, lifespan="off", log_config=None, access_log=False, server_header=False,
             h11_max_incomplete_event_size=MAX_HEAD_BYTES, timeout_graceful_shutdown=None,
             ws_max_size=MAX_FRAME_BYTES, ws_per_message_deflate=False,  # it costs each idle connection memory
         )  # fmt: skip

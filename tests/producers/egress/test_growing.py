@@ -313,3 +313,34 @@ def test_a_stream_is_ended_at_a_shutdown_and_the_next_process_edits_it() -> None
             assert world.platform.texts() == [text + "3 end"]
 
     made_up(scenario)
+
+
+def test_a_message_whose_final_text_never_comes_is_left_as_it_is() -> None:
+    async def scenario() -> None:
+        async with World(STREAM) as world, world.egress() as egress:
+            text = await speak(world, 2, every_s=1.5)
+            await asyncio.sleep(2000)
+            (message,) = world.platform.messages
+            assert (message.text, message.open) == (text, False)
+            assert not egress._lanes._lanes
+
+    made_up(scenario)
+
+
+def test_a_process_that_has_lost_the_queue_lets_the_message_be() -> None:
+    """Somebody else has the replies by then, and may have shown the final text."""
+
+    async def scenario() -> None:
+        async with World(EDITS) as world, world.egress():
+            await world.say.delta("t1", 0, "one ")
+            await asyncio.sleep(0.3)
+            await world.say.delta("t1", 1, "two ")
+            await asyncio.sleep(0.3)
+            world.server.lose(world.server._queue("t.replies.fake").subscriptions[0])
+            await asyncio.sleep(60)
+            assert world.platform.messages[0].texts == ["one "]
+            await world.say.final("t1", "one two three")
+            await world.settled()
+            assert world.platform.messages[0].texts == ["one ", "one two three"]
+
+    made_up(scenario)

@@ -99,6 +99,33 @@ def test_a_message_that_was_not_sent_survives_a_reload_and_is_sent_once(page: Pa
     page.until_shown("You: hello", "Assistant: You said hello.", "You: kept", "Assistant: You said kept.")
 
 
+def test_two_windows_keep_their_messages_and_each_is_sent_once(page: Page, pool: Pool) -> None:
+    page.say("hello")
+    page.until_shown("You: hello", "Assistant: You said hello.")
+    first = page.driver.current_window_handle
+    page.driver.switch_to.new_window("window")
+    page.open(f"{pool.url}/webchat/")
+    page.until_shown("You: hello", "Assistant: You said hello.")
+    second = page.driver.current_window_handle
+    pool.kill("producer")
+    for window, text in ((first, "from one"), (second, "from two")):
+        page.driver.switch_to.window(window)
+        page.until(lambda: "Reconnecting" in page.state())
+        page.say(text)
+        page.until(lambda text=text: page.shown()[-1] == f"*You: {text}")  # type: ignore[misc]
+    for window in (second, first):
+        page.driver.switch_to.window(window)
+        page.driver.get("about:blank")
+    pool.start("producer")
+    expected = {"You: hello", "You: from one", "You: from two"} | {
+        f"Assistant: You said {text}." for text in ("hello", "from one", "from two")
+    }
+    for window in (first, second):
+        page.driver.switch_to.window(window)
+        page.open(f"{pool.url}/webchat/")
+        page.until(lambda: len(page.shown()) == 6 and set(page.shown()) == expected)
+
+
 def test_a_killed_consumer_is_waited_for(page: Page, pool: Pool) -> None:
     page.say("wait here")
     page.until_shown("You: wait here", "Assistant: You said ")

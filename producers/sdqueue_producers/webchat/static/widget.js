@@ -103,6 +103,7 @@
 
   const queue = {
     items: [],
+    known: new Set(), // all ids that this window has had
     key: null,
     open(visitor) {
       const key = keyOf("queue", conversation, visitor);
@@ -114,7 +115,12 @@
       this.save();
     },
     save() {
-      if (this.key) store.set(this.key, this.items.length ? this.items : null);
+      if (!this.key) return;
+      for (const item of this.items) this.known.add(item.id);
+      // Another window of the visitor may have put something there: it stays until that window has sent it.
+      const others = (store.get(this.key) || []).filter((item) => !this.known.has(item.id));
+      const all = [...others, ...this.items];
+      store.set(this.key, all.length ? all : null);
     },
     add(text) {
       const item = { id: newId(), text };

@@ -111,8 +111,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.write_line("\n".join(lines))
     skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", ())]
     reasons = [str(where[2]) for where in skipped if isinstance(where, tuple)]
-    for kind in KINDS.values():
-        without = [reason for reason in reasons if f"no {kind.name}: " in reason]
+    for name in (*(kind.name for kind in KINDS.values()), "browser"):
+        without = [reason for reason in reasons if f"no {name}: " in reason]
         if without:
             terminalreporter.section(f"{len(without)} TESTS NOT RUN", yellow=True, bold=True)
             terminalreporter.write_line(without[0].removeprefix("Skipped: "), yellow=True)

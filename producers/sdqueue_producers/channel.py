@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Protocol, Self
 
+from starlette.responses import Response
 from starlette.routing import BaseRoute
 
 from sdqueue_producers.outgoing import Address, Outgoing, Ref, Sent, Stream
@@ -110,6 +111,13 @@ class Channel(Protocol):
         """
         ...
 
+    def explain(self, status: int, reason: str, detail: str) -> Response | None:
+        """How a client of this platform is told that the core refuses its request: it is too large, or the like.
+
+        ``None``: as everybody is, by ``{"error": reason, "detail": detail}``.
+        """
+        ...
+
     def routes(self, submit: Submit) -> Sequence[BaseRoute]:
         """Further routes of its own, such as a WebSocket; they give their turns to ``submit``."""
         ...
@@ -167,6 +175,10 @@ class BaseChannel:
     async def receive(self, request: Request) -> Receipt:
         """See :class:`Channel`: there is nothing here."""
         return refusal(404, "not-found", f"channel {self.name} takes no requests")
+
+    def explain(self, status: int, reason: str, detail: str) -> Response | None:
+        """See :class:`Channel`: as everybody."""
+        return None
 
     def routes(self, submit: Submit) -> Sequence[BaseRoute]:
         """See :class:`Channel`: none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -25,9 +26,12 @@ class ProducerLogs(ProducerObserver):
         self._said: dict[str, tuple[float, int]] = {}
 
     def request_answered(self, *, channel: str, status: int, reason: str, seconds: float) -> None:
-        """Debug; a refusal is information, as its sender may be anybody."""
-        tell = self._log.info if reason and status < 500 else self._log.debug
-        tell("request answered", channel=channel, status=status, reason=reason, seconds=round(seconds, 3))
+        """Debug; a refusal is one line, at most every five seconds a channel and reason: anybody may cause it."""
+        fields = {"channel": channel, "status": status, "reason": reason, "seconds": round(seconds, 3)}
+        if 400 <= status < 500 and reason:
+            self._repeated(f"refused {channel} {reason}", "request refused", tell=self._log.info, **fields)
+        else:
+            self._log.debug("request answered", **fields)
 
     def turn_published(self, *, channel: str, session_id: str, turn_id: str) -> None:
         """Debug."""
@@ -90,11 +94,11 @@ class ProducerLogs(ProducerObserver):
         """A warning, at most every five seconds."""
         self._repeated(f"backend {backend}", "backend away", backend=backend, error=error)
 
-    def _repeated(self, key: str, event: str, **fields: str) -> None:
+    def _repeated(self, key: str, event: str, tell: Callable[..., None] | None = None, **fields: Any) -> None:
         last, left_out = self._said.get(key, (-REPEAT_S, 0))
         now = time.monotonic()
         if now - last < REPEAT_S:
             self._said[key] = (last, left_out + 1)
             return
         self._said[key] = (now, 0)
-        self._log.warning(event, **fields, not_shown_since=left_out)
+        (tell or self._log.warning)(event, **fields, not_shown_since=left_out)

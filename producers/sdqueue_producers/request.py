@@ -64,7 +64,9 @@ class Receipt:
         answer: for one turn whose replies make the response, as with a held webhook; in place of ``on_ok``. It is run
             while the broker has the turn, and may hand the replies to a streaming response: they come until that has
             been sent, or the client has gone away.
-        reason: of a refusal, a stable slug, which is counted.
+        reason: a stable slug of why it is refused, or makes no turn, which is counted.
+        after: what a channel remembers of it, run once the turns are confirmed or known and before ``on_ok`` is sent;
+            if it raises, ``on_fail`` is sent. It may run more than once. Not together with ``answer``.
     """
 
     turns: tuple[InboundTurn, ...] = ()
@@ -73,10 +75,13 @@ class Receipt:
     aliases: tuple[str, ...] = ()
     answer: Answer | None = None
     reason: str = ""
+    after: Callable[[], Awaitable[None]] | None = None
 
     def __post_init__(self) -> None:
         if self.answer is not None and len(self.turns) != 1:
             raise ValueError(f"the replies of exactly one turn can make the response, but there are {len(self.turns)}")
+        if self.answer is not None and self.after is not None:
+            raise ValueError("a receipt has either an answer or something to be done after it, since both end it")
         if any(turn.id is None for turn in self.turns):
             raise ValueError("a turn of a producer needs an id: without one a repeat of it is answered twice")
 

@@ -15,6 +15,7 @@ from pydantic_settings import (
     InitSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
 )
 
 from sdqueue.errors import ConfigurationError
@@ -75,6 +76,8 @@ class ChannelSettings(BaseSettings):
             ]
             told = "\n".join(problems)
             raise ConfigurationError(f"wrong settings of channel {cls.channel}:\n{told}") from None
+        except SettingsError as error:  # a list or table in the environment that is not JSON; it names the field
+            raise ConfigurationError(f"wrong settings of channel {cls.channel}: {error}; it must be JSON") from None
 
     @classmethod
     def _prefix(cls) -> str:

@@ -19,6 +19,7 @@ from sdqueue.agents import AgentFactory, AgentRoutes, LLMAgentFactory, as_agent,
 from sdqueue.backends import default_lock_url, open_broker, opened_sessions
 from sdqueue.brokers import Broker, Delivery, Message
 from sdqueue.cli.options import BROKER, KEYS, STORE, Given, JsonOption, agents_of, takes_settings
+from sdqueue.client import Client
 from sdqueue.errors import ConfigurationError, SdqueueError, StoreUnavailable, TopologyMismatch
 from sdqueue.sessions import LockBackend, SessionRecord, SessionStore
 from sdqueue.settings import Settings
@@ -43,13 +44,15 @@ class Finding:
     advice: str = ""
 
 
-@takes_settings(*BROKER, *STORE, *KEYS, "agent")
+@takes_settings(*BROKER, *STORE, *KEYS, "agent", "channels", "producer_state_url")
 async def doctor(
     given: Given,
     timeout: Annotated[float, typer.Option(help="Seconds that each check may take.")] = 10.0,
     as_json: JsonOption = False,
 ) -> None:
     """Check the broker, its topology and permissions, the store, the lock, the agent, versions and the clock.
+
+    With channels, also what their producers need: the settings of each, and the state that they share.
 
     Nothing is left behind: it writes a session of its own and deletes it, and sends a message to a private queue.
     It declares nothing that is missing. The exit code is 1 when anything fails.
@@ -59,6 +62,8 @@ async def doctor(
     findings += await _check_broker(settings, timeout)
     findings += await _check_sessions(settings, timeout)
     findings.append(await _guarded("agent", lambda: _check_agent(settings), timeout, "see SDQUEUE_AGENT"))
+    if settings.channels:
+        findings += await _check_producers(settings, timeout)
     ok = all(f.ok for f in findings)
     if as_json:
         print(json.dumps({"ok": ok, "checks": [asdict(f) for f in findings]}, indent=2))
@@ -234,6 +239,43 @@ async def _check_agent(settings: Settings) -> str:
             return _described(agents, settings.agent)
         names = parse_routes(settings.agent)
         return ", ".join(_described(agents.factories[route], f"{route}={name}") for route, name in names.items())
+
+
+async def _check_producers(settings: Settings, timeout: float) -> list[Finding]:
+    advice = "see SDQUEUE_CHANNELS, and the settings of the channel"
+    channels = await _guarded("channels", lambda: _make_channels(settings), timeout, advice)
+    if not channels.ok:
+        return [channels]
+    advice = "start it, or set SDQUEUE_PRODUCER_STATE_URL; without, it is beside the store"
+    return [channels, await _guarded("state", lambda: _remember(settings), timeout, advice)]
+
+
+async def _make_channels(settings: Settings) -> str:
+    try:
+        from sdqueue_producers import ChannelContext, MemoryState, make_channel, parse_channels
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"the package {error.name} is missing: pip install 'sdqueue[producers]'") from None
+    context = ChannelContext(settings, MemoryState(), Client(open_broker(settings)))
+    names = parse_channels(settings.channels)
+    for name in names:
+        make_channel(name, context)  # it connects to nothing before it is entered
+    return f"{', '.join(names)}: installed, and their settings will do"
+
+
+async def _remember(settings: Settings) -> str:
+    from sdqueue_producers import opened_state
+    from sdqueue_producers.state.opening import default_state_url
+
+    url = mask(settings.producer_state_url or default_state_url(settings.store_url))
+    probe = f"doctor:{uuid4().hex}"
+    async with opened_state(settings) as state:
+        started = time.perf_counter()
+        await state.add(probe, "1", ttl_s=60)
+        found = await state.get([probe])
+        await state.delete([probe])
+    if found != ["1"]:
+        raise StoreUnavailable(f"{url}: what was just written is not found")
+    return f"{url}: writes, reads and deletes, {(time.perf_counter() - started) * 1000:.1f} ms"
 
 
 def _described(factory: AgentFactory, name: str) -> str:

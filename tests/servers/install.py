@@ -1,4 +1,4 @@
-"""Before a run: see that servers can be had, and on Debian as root install what is missing.
+"""Before a run: see that servers and a browser can be had, and on Debian as root install what is missing.
 
 ``python -m tests.servers.install``. A server that cannot be had is no failure: whether tests may be skipped is decided
 by the run.
@@ -23,6 +23,9 @@ from tests.servers.system import MACHINE
 
 POLICY: Final = Path("/usr/sbin/policy-rc.d")
 
+BROWSER: Final = {"chromium": "chromium", "chromium-driver": "chromedriver"}
+"""Debian's packages for tests of pages, each with its program."""
+
 
 def main() -> int:
     """Print a line for each kind of server, and install what those without a source need."""
@@ -38,12 +41,19 @@ def main() -> int:
         print(f"{wanted}: {found or 'not found'}" + (f" ({told})" if told else ""), flush=True)
         if not found:
             missing.append(kind.release(os.environ))
+    _look_for_browser()
     if missing and "local" in sources(os.environ):
         _install_here([release.package for release in missing if release.system(os.environ) is MACHINE])
         for system in {release.suite: release.system(os.environ) for release in missing}.values():
             if isinstance(system, Debian):
                 _install_debian(system)
     return 0
+
+
+def _look_for_browser() -> None:
+    lacking = [package for package, program in BROWSER.items() if not shutil.which(program)]
+    print(f"Chromium: {'not found' if lacking else shutil.which('chromium')}", flush=True)
+    _install_here(lacking)
 
 
 def _install_here(packages: Sequence[str]) -> None:

@@ -88,7 +88,7 @@ class Courier:
             return False
         parts = self._parts(job, page)
         outgoing = Outgoing(reply, parts[0], 0, len(parts))
-        await self._platform.pace(reply.address, patience)
+        await self._platform.pace(reply.address, patience, edit=True)
         try:
             sent = await self._platform.call(lambda: stream.finish(outgoing, growing.appended))
         except (Permanent, Ambiguous):
@@ -102,7 +102,7 @@ class Courier:
         caps = self._platform.caps
         await page.save(limits=(caps.max_edit_chars or caps.max_chars, caps.max_chars))
         parts = self._parts(job, page)
-        await self._platform.pace(job.reply.address, patience)
+        await self._platform.pace(job.reply.address, patience, edit=True)
         try:
             sent = await self._platform.edit(job.reply.address, ref, Outgoing(job.reply, parts[0], 0, len(parts)))
         except Permanent:

@@ -87,7 +87,7 @@ class Growing:
         """Show what is new, unless the rate limits have no room to spare."""
         caps, loop = self._platform.caps, asyncio.get_running_loop()
         try:
-            wait = await self._platform.spare(self._template.address)
+            wait = await self._platform.spare(self._template.address, edit=self.begun)
             if wait <= 0:
                 await self._show()
                 wait = caps.edit_every_s

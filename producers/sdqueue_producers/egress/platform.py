@@ -46,20 +46,20 @@ class Platform:
         self._observer = observer
         self._places = asyncio.Semaphore(options.parallel)
 
-    async def pace(self, address: Address, patience: Patience) -> None:
-        """Take one call out of the rate limits, and wait for it.
+    async def pace(self, address: Address, patience: Patience, *, edit: bool = False) -> None:
+        """Take one call out of the rate limits of new messages, else of edits, and wait for it.
 
         Raises:
             Released, OutOfPatience: see :class:`Patience`.
         """
-        buckets = await self._buckets(address)
+        buckets = await self._buckets(address, edit=edit)
         while (seconds := await self._state.take(buckets)) > 0:
             await patience.sleep(seconds)
         patience.check()
 
-    async def spare(self, address: Address) -> float:
+    async def spare(self, address: Address, *, edit: bool) -> float:
         """Take one call for something that may wait; else the seconds after which there may be one."""
-        return await self._state.take(await self._buckets(address), reserve=LEFT_FOR_FINALS)
+        return await self._state.take(await self._buckets(address, edit=edit), reserve=LEFT_FOR_FINALS)
 
     async def block(self, error: RetryAfter) -> None:
         """Let nobody send under a rate limit that was hit."""
@@ -103,9 +103,9 @@ class Platform:
             except Exception as error:
                 raise self._defect(error) from error
 
-    async def _buckets(self, address: Address) -> Sequence[Bucket]:
+    async def _buckets(self, address: Address, *, edit: bool) -> Sequence[Bucket]:
         try:
-            return self._channel.buckets(address)
+            return [bucket for bucket in self._channel.buckets(address) if bucket.applies(edit=edit)]
         except DeliveryError:
             raise
         except Exception as error:

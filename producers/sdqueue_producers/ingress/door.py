@@ -62,13 +62,13 @@ class Door:
             with self._arrivals.arrived() as arrival:
                 receipt = await self._channel.receive(request)
                 _check(receipt, self._channel)
-                if receipt.turns:
+                if receipt.turns or receipt.after is not None:
                     await arrival.first()
                     place = self._publisher.join(receipt)
         except ClientDisconnect:
             return
         except Refused as refused:
-            await _refuse(exchange, refused)
+            await _refuse(exchange, refused, self._told(refused))
             self._answered(exchange, refused.reason)
             return
         except Exception as error:  # noqa: BLE001  # of any kind: the channel is somebody else's code
@@ -97,7 +97,7 @@ class Door:
             await self._fail(exchange, "publish", error)
         else:
             await exchange.send(receipt.on_ok)
-            self._answered(exchange, "")
+            self._answered(exchange, receipt.reason)
 
     async def _ask(
         self, exchange: Exchange, receipt: Receipt, answer: Answer, place: Place, headers: dict[str, str], until: float
@@ -129,8 +129,19 @@ class Door:
         )
         if exchange.status:
             return  # a response that has begun cannot be taken back: the server cuts the connection
-        await exchange.send(failed_response())
+        failed = failed_response()
+        detail = "this is a defect here; it was logged"
+        await exchange.send(self._channel.explain(failed.status_code, "internal-error", detail) or failed)
         self._answered(exchange, "internal-error")
+
+    def _told(self, refused: Refused) -> Response:
+        """A refusal, in the channel's own words where it has some."""
+        usual = refused_response(refused)
+        own = self._channel.explain(refused.status_code, refused.reason, refused.detail)
+        if own is None:
+            return usual
+        own.headers.update(refused.headers or {})
+        return own
 
     def _answered(self, exchange: Exchange, reason: str) -> None:
         self._observer.request_answered(
@@ -185,9 +196,8 @@ async def _read(exchange: Exchange) -> Request:
     )
 
 
-async def _refuse(exchange: Exchange, refused: Refused) -> None:
+async def _refuse(exchange: Exchange, refused: Refused, response: Response) -> None:
     """Send a refusal; where more is on its way, throw that away for a moment, so that the client comes to read."""
-    response = refused_response(refused)
     if refused.status_code != 413 or any(name == b"expect" for name, _ in exchange.scope["headers"]):
         await exchange.send(response)
         return

@@ -113,7 +113,7 @@ class Ingress:
                 raise ValueError(
                     f"turn {turn.id!r} is of channel {turn.channel!r}, not {channel.name!r}; its replies would go there"
                 )
-        if not receipt.turns:
+        if not receipt.turns and receipt.after is None:
             return
         place = self._publisher.join(receipt)
         try:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from sdqueue.client import Client, Replies
-from sdqueue.errors import BrokerUnavailable, SdqueueError
+from sdqueue.errors import BrokerUnavailable, SdqueueError, StoreUnavailable
 from sdqueue.messages import InboundTurn
 from sdqueue_producers.channel import Channel
 from sdqueue_producers.ingress.order import Place, SessionQueues
@@ -57,6 +57,8 @@ class Publisher:
     ) -> None:
         """Publish those turns of a receipt that are not known; returns when the broker has them for good.
 
+        What the receipt has to be done after that is done by then, too.
+
         Parameters:
             channel: whose they are.
             receipt: has them.
@@ -65,7 +67,7 @@ class Publisher:
             until: on the loop's clock, when it must be over.
 
         Raises:
-            SdqueueError: one of them was not confirmed; those before it were.
+            SdqueueError: one of them was not confirmed; those before it were. Or what was to be done after it failed.
         """
         confirmed: list[str] = []
         try:
@@ -78,6 +80,7 @@ class Publisher:
                 confirmed.extend(receipt.aliases if new else ())
             finally:
                 await self._remember(channel, confirmed)
+            await _after(receipt, until)
         finally:
             place.leave()
 
@@ -135,6 +138,8 @@ class Publisher:
     async def _unknown(self, channel: Channel, receipt: Receipt) -> list[InboundTurn]:
         """Those turns that are not known by their ids; of a single one, the aliases count as well."""
         turns = list(receipt.turns)
+        if not turns:
+            return []
         aliases = receipt.aliases if len(turns) == 1 else ()
         names = [_id(turn) for turn in turns] + list(aliases)
         try:
@@ -163,6 +168,16 @@ class Publisher:
     def _away(self, error: Exception) -> None:
         told = str(error) or f"no answer within {STATE_S:g} s"
         self._observer.backend_away(backend="state", error=told)
+
+
+async def _after(receipt: Receipt, until: float) -> None:
+    if receipt.after is None:
+        return
+    try:
+        async with asyncio.timeout_at(until):
+            await receipt.after()
+    except TimeoutError:
+        raise StoreUnavailable("what is to be remembered of it was not taken in time; send it again") from None
 
 
 def _seen(channel: Channel, name: str) -> str:

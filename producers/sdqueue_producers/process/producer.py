@@ -135,6 +135,7 @@ class Producer:
                 port=settings.producer_port,
                 head_timeout_s=settings.request_timeout_s,
                 grace_s=settings.grace_s,
+                max_message_bytes=settings.max_body_bytes,
             )
             async with server:
                 listening(server.url)

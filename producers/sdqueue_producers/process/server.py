@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any, Final, Self
 
 import h11
@@ -17,6 +18,12 @@ from sdqueue.errors import ConfigurationError
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 
+MAX_FRAME_BYTES: Final = 1024 * 1024
+"""The largest message of a WebSocket that is put together; channels have smaller limits of their own."""
+
+SILENT_MS: Final = 60_000
+"""Milliseconds after which the kernel cuts a peer that takes nothing: closing waits until what was sent is taken."""
+
 
 class WebServer:
     """Serves an application while the block lasts.
@@ -27,18 +34,31 @@ class WebServer:
         port: 0: any that is free; :attr:`port` tells which.
         head_timeout_s: seconds in which the head of a request must have come whole.
         grace_s: seconds that running requests get at the end.
+        max_message_bytes: largest message of a WebSocket.
+
+    Raises (when entered):
+        ConfigurationError: the address cannot be had.
     """
 
     def __init__(
-        self, app: ASGIApp, *, host: str, port: int, head_timeout_s: float = 10.0, grace_s: float = 30.0
+        self,
+        app: ASGIApp,
+        *,
+        host: str,
+        port: int,
+        head_timeout_s: float = 10.0,
+        grace_s: float = 30.0,
+        max_message_bytes: int = 1024 * 1024,
     ) -> None:
         self.host = host
         self.port = port
         self._grace_s = grace_s
         # h11, since the other implementation reads heads without a limit. No lifespan: the caller enters its parts.
         config = uvicorn.Config(
-            app, http=_protocol(head_timeout_s), lifespan="off", log_config=None, access_log=False, server_header=False,
+            app, http=_protocol(head_timeout_s), ws="websockets-sansio" if find_spec("websockets") else "none",
+            ws_max_size=max_message_bytes, lifespan="off", log_config=None, access_log=False, server_header=False,
             h11_max_incomplete_event_size=MAX_HEAD_BYTES, timeout_graceful_shutdown=None,
+            ws_max_size=MAX_FRAME_BYTES, ws_per_message_deflate=False,  # it costs each idle connection memory
         )  # fmt: skip
         self._server = _Server(config)
         self._serving: asyncio.Task[None] | None = None
@@ -97,6 +117,8 @@ class WebServer:
             listener = socket.socket(family, kind, number)
             try:
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                if hasattr(socket, "TCP_USER_TIMEOUT"):  # Linux; connections have it from here
+                    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENT_MS)
                 listener.bind(address)
             except OSError:
                 listener.close()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Final
 
 from sdqueue_producers.channel import Bucket
-from sdqueue_producers.state.state import Parked, call_left, split_keys
+from sdqueue_producers.state.state import Parked, refilled, split_keys, wait_for
 
 _FORGET_AT: Final = 1000
 """So many entries are kept before those that have expired are looked for."""
@@ -64,20 +64,18 @@ class MemoryState:
         self._forget()
         now = self._clock()
         wait = 0.0
-        left: dict[tuple[str, str], tuple[float, float, float]] = {}
+        holds: dict[tuple[str, str], float] = {}
         for bucket in buckets:
             key = channel, bucket.key
-            wait = max(wait, self._blocked.get(key, now) - now)
             kept = self._levels.get(key)
-            calls, this = call_left(
-                bucket, None if kept is None or kept[2] <= now else kept[:2], now=now, reserve=reserve
-            )
-            wait = max(wait, this)
-            left[key] = calls, now, now + bucket.per_s
-        if wait <= 0:
-            self._levels |= left
-            return 0.0
-        return wait
+            holds[key] = refilled(bucket, None if kept is None or kept[2] <= now else kept[:2], now)
+            wait = max(wait, wait_for(bucket, holds[key], reserve), self._blocked.get(key, now) - now)
+        taken = wait <= 0
+        for bucket in buckets:
+            key = channel, bucket.key
+            # Also where nothing was taken: by a clock that was set back, it fills from now on.
+            self._levels[key] = holds[key] - taken, now, now + bucket.per_s
+        return max(wait, 0.0)
 
     async def block(self, channel: str, bucket: str, seconds: float) -> None:
         """See :class:`ProducerState`."""

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from sdqueue.sessions.stores.sqlite_thread import SQLiteThread, Text, from_blob, to_text
 from sdqueue_producers.channel import Bucket
-from sdqueue_producers.state.state import Parked, call_left, split_keys
+from sdqueue_producers.state.state import Parked, refilled, split_keys, wait_for
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS producer_values (name TEXT PRIMARY KEY, value TEXT NOT NULL, until REAL) WITHOUT ROWID;
@@ -157,16 +157,19 @@ def _take(
     connection.execute("DELETE FROM producer_buckets WHERE full_at <= ?", (now,))
     connection.execute("DELETE FROM producer_blocks WHERE until <= ?", (now,))
     wait = 0.0
-    rows: list[tuple[Any, ...]] = []
+    holds: list[float] = []
     for bucket in buckets:
         at = channel, to_text(bucket.key)
         blocked = connection.execute("SELECT until FROM producer_blocks WHERE channel = ? AND name = ?", at).fetchone()
         kept = connection.execute("SELECT calls, since FROM producer_buckets WHERE channel = ? AND name = ?", at)
-        left, this = call_left(bucket, kept.fetchone(), now=now, reserve=reserve)
-        wait = max(wait, this, 0.0 if blocked is None else blocked[0] - now)
-        rows.append((*at, left, now, now + bucket.per_s))
-    if wait <= 0:
-        connection.executemany("INSERT OR REPLACE INTO producer_buckets VALUES (?, ?, ?, ?, ?)", rows)
+        holds.append(refilled(bucket, kept.fetchone(), now))
+        wait = max(wait, wait_for(bucket, holds[-1], reserve), 0.0 if blocked is None else blocked[0] - now)
+    taken = wait <= 0
+    # Also where nothing was taken: by a clock that was set back, it fills from now on.
+    rows = [
+        (channel, to_text(b.key), calls - taken, now, now + b.per_s) for b, calls in zip(buckets, holds, strict=True)
+    ]
+    connection.executemany("INSERT OR REPLACE INTO producer_buckets VALUES (?, ?, ?, ?, ?)", rows)
     return max(wait, 0.0)
 
 

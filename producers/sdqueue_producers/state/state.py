@@ -125,16 +125,20 @@ def split_keys(keys: Sequence[str]) -> tuple[str, list[str]]:
     return channels.pop(), [rest for _, _, rest in parts]
 
 
-def call_left(bucket: Bucket, kept: tuple[float, float] | None, *, now: float, reserve: float) -> tuple[float, float]:
-    """How many calls a bucket would hold once one is taken, and the seconds until one may be: 0 for now.
+def refilled(bucket: Bucket, kept: tuple[float, float] | None, now: float) -> float:
+    """How many calls a bucket holds that held ``kept[0]`` at ``kept[1]``; ``None``: it is full.
 
-    ``kept`` is how many it held, and when; ``None``: it is full. A clock that was set back fills nothing.
+    A clock that was set back fills nothing.
     """
-    calls = float(bucket.count)
-    if kept is not None:
-        calls = min(calls, kept[0] + max(0.0, now - kept[1]) * bucket.count / bucket.per_s)
+    if kept is None:
+        return float(bucket.count)
+    return min(float(bucket.count), kept[0] + max(0.0, now - kept[1]) * bucket.count / bucket.per_s)
+
+
+def wait_for(bucket: Bucket, calls: float, reserve: float) -> float:
+    """Seconds until a bucket that holds so many calls lets one out; 0: now."""
     needed = 1 + min(reserve * bucket.count, bucket.count - 1)
     if calls >= needed:
-        return calls - 1, 0.0
+        return 0.0
     # A millisecond on top, so that rounding does not let the next try come too early.
-    return calls - 1, (needed - calls) * bucket.per_s / bucket.count + 0.001
+    return (needed - calls) * bucket.per_s / bucket.count + 0.001

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pytest
 from sdqueue_producers import Receipt, Submit
 from sdqueue_producers.ingress import Ingress, listening
 from starlette.responses import PlainTextResponse
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
 
 from sdqueue.brokers import MemoryBroker, Topology
 from sdqueue.client import Client
@@ -99,7 +103,18 @@ class Routed(Chat):
         async def broken(request: object) -> PlainTextResponse:
             raise RuntimeError("secret")
 
-        return [Route("/own", own), Route("/read", read, methods=["POST"]), Route("/broken", broken)]
+        async def echo(socket: WebSocket) -> None:
+            await socket.accept()
+            with suppress(WebSocketDisconnect):
+                while True:
+                    await socket.send_text(await socket.receive_text())
+
+        return [
+            WebSocketRoute("/echo", echo),
+            Route("/own", own),
+            Route("/read", read, methods=["POST"]),
+            Route("/broken", broken),
+        ]
 
 
 async def test_routes_of_a_channel_publish_by_the_same_way_and_have_the_same_limits() -> None:
@@ -112,6 +127,17 @@ async def test_routes_of_a_channel_publish_by_the_same_way_and_have_the_same_lim
         answer = await front.http.get("/broken")
         assert (answer.status_code, answer.json()["error"]) == (500, "internal-error")
         assert front.seen.of("channel_defect")[0]["error"].startswith("GET /broken: RuntimeError")
+
+
+async def test_a_web_socket_of_a_channel_takes_messages_up_to_the_limit() -> None:
+    async with served(Routed()) as front, connect(f"ws://127.0.0.1:{front.port}/echo", proxy=None) as socket:
+        await socket.send("hello")
+        assert await socket.recv() == "hello"
+        await socket.send("x" * (1024 * 1024 + 1))
+        with pytest.raises(ConnectionClosed) as closed:
+            await socket.recv()
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1009  # message too big
 
 
 async def test_channels_that_cannot_be_told_apart_are_refused() -> None:

@@ -156,6 +156,7 @@ class FakeSlack:
         self, *, limits: bool = False, stream_s: float = 300.0, clock: Callable[[], float] = time.time
     ) -> None:
         self.calls: list[Call] = []
+        self.done: list[str] = []
         self.messages: dict[str, dict[str, Message]] = defaultdict(dict)
         self.statuses: dict[tuple[str, str], str] = {}
         self.status_log: list[str] = []
@@ -167,7 +168,7 @@ class FakeSlack:
         """Where ``apps.connections.open`` sends Socket Mode clients; a ticket is added."""
         self.archived: set[str] = set()
         self.missing: set[str] = set()
-        self.arrived = asyncio.Condition()
+        self._stirred = asyncio.Condition()
         self._faults: dict[str, deque[Fault]] = defaultdict(deque)
         self._recent: dict[tuple[str, str], deque[float]] = defaultdict(deque)
         self._numbers = itertools.count(1)
@@ -226,14 +227,26 @@ class FakeSlack:
         """Their texts."""
         return [message.text for message in self.visible(channel, thread_ts)]
 
+    def anywhere(self, beginning: str) -> bool:
+        """Whether users see a message that begins so."""
+        return any(m.text.startswith(beginning) for messages in self.messages.values() for m in messages.values())
+
     def methods(self) -> list[str]:
         """What was called, in order."""
         return [call.method for call in self.calls]
 
     async def called(self, method: str, times: int = 1) -> None:
         """Wait until a method was called so often."""
-        async with self.arrived:
-            await self.arrived.wait_for(lambda: self.methods().count(method) >= times)
+        await self.until(lambda: self.methods().count(method) >= times)
+
+    async def effective(self, method: str) -> None:
+        """Wait until a call of a method has had its effect."""
+        await self.until(lambda: method in self.done)
+
+    async def until(self, there: Callable[[], bool]) -> None:
+        """Wait until something is so; looked at when a call arrives, and when it has had its effect."""
+        async with self._stirred:
+            await self._stirred.wait_for(there)
 
     # The server
 
@@ -242,8 +255,7 @@ class FakeSlack:
         body = await self._read(request)
         installation = self._installation(request, body)
         self.calls.append(Call(method, body, installation and installation.team, self._clock()))
-        async with self.arrived:
-            self.arrived.notify_all()
+        await self._stir()
         fault = self._faults[method].popleft() if self._faults[method] else None
         answer: dict[str, Any] = {}
         if fault is not None and fault.pass_on:
@@ -251,6 +263,8 @@ class FakeSlack:
         if fault is None or fault.late:
             try:
                 answer = await self._perform(method, body, installation, request)
+                self.done.append(method)
+                await self._stir()
             except Refused as refusal:
                 answer = refusal.body
             except _Limited as limit:
@@ -274,6 +288,10 @@ class FakeSlack:
                 status=fault.status, text="<html>oops</html>", content_type="text/html", headers=dict(fault.headers)
             )
         return web.json_response({"ok": False, "error": fault.error}, status=fault.status, headers=dict(fault.headers))
+
+    async def _stir(self) -> None:
+        async with self._stirred:
+            self._stirred.notify_all()
 
     async def _read(self, request: web.Request) -> dict[str, Any]:
         body: dict[str, Any] = dict(request.query)

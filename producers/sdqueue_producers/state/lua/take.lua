@@ -4,7 +4,7 @@
 local time = redis.call('TIME')
 local now = time[1] * 1000000 + time[2]
 local reserve = tonumber(ARGV[1])
-local wait, left = 0, {}
+local wait, holds = 0, {}
 for bucket = 1, #KEYS / 2 do
   local count, per_s = tonumber(ARGV[bucket * 2]), tonumber(ARGV[bucket * 2 + 1])
   local blocked = redis.call('PTTL', KEYS[bucket * 2])
@@ -17,11 +17,12 @@ for bucket = 1, #KEYS / 2 do
   end
   local needed = 1 + math.min(reserve * count, count - 1)
   if calls < needed then wait = math.max(wait, (needed - calls) * per_s / count + 0.001) end
-  left[bucket] = string.format('%.17g %.0f', calls - 1, now)
+  holds[bucket] = calls
 end
-if wait > 0 then return string.format('%.6f', wait) end
-for bucket = 1, #left do
+local taken = wait > 0 and 0 or 1
+for bucket = 1, #holds do
+  -- Also where nothing was taken: by a clock that was set back, it fills from now on.
   local fills_ms = math.ceil(tonumber(ARGV[bucket * 2 + 1]) * 1000)
-  redis.call('SET', KEYS[bucket * 2 - 1], left[bucket], 'PX', fills_ms)
+  redis.call('SET', KEYS[bucket * 2 - 1], string.format('%.17g %.0f', holds[bucket] - taken, now), 'PX', fills_ms)
 end
-return '0'
+return string.format('%.6f', wait)

@@ -1,0 +1,50 @@
+"""The page: the widget that operators put into their own, and a page to try it on."""
+
+from __future__ import annotations
+
+import hashlib
+from importlib import resources
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+
+_FOLDER: Final = resources.files(__package__) / "static"
+
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+"""Content-Security-Policy of the page. The widget needs of a page of an operator's own: ``script-src`` and
+``connect-src`` with the producer's address, the latter also with ``wss:``, and nothing for styles."""
+
+COMMON: Final = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+
+
+def page_routes(*, page: bool) -> list[BaseRoute]:
+    """``/webchat/widget.js``, and where it is wanted the page.
+
+    Parameters:
+        page: whether there is a page.
+    """
+    # The widget may be embedded anywhere: who may use it is decided where tokens and messages are taken.
+    script = _file("widget.js", "text/javascript", {"Cross-Origin-Resource-Policy": "cross-origin"})
+    routes: list[BaseRoute] = [script]
+    if page:
+        policy = {"Content-Security-Policy": POLICY, "X-Frame-Options": "DENY"}
+        routes += [_file("index.html", "text/html", policy, path="/webchat/"), _file("page.css", "text/css", {})]
+    return routes
+
+
+def _file(name: str, media_type: str, headers: dict[str, str], *, path: str = "") -> Route:
+    body = (_FOLDER / name).read_bytes()
+    tag = f'"{hashlib.sha256(body).hexdigest()[:24]}"'
+    headers = {**COMMON, **headers, "ETag": tag, "Cache-Control": "public, max-age=300"}
+
+    async def serve(request: Request) -> Response:
+        if request.headers.get("if-none-match") == tag:
+            return Response(status_code=304, headers=headers)
+        return Response(body, media_type=media_type, headers=headers)
+
+    return Route(path or f"/webchat/{name}", serve, methods=["GET"])

@@ -1,0 +1,1 @@
+"""The channel telegram against a Bot API of the tests' own, over real HTTP."""

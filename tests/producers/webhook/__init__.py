@@ -1,0 +1,1 @@
+"""The generic webhook, with the standardwebhooks package as sender and as receiver."""

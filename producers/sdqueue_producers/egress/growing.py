@@ -12,7 +12,7 @@ from sdqueue_producers.egress.job import final_id
 from sdqueue_producers.egress.patient import PatientState
 from sdqueue_producers.egress.platform import Platform
 from sdqueue_producers.egress.record import Grown, grown_key
-from sdqueue_producers.egress.splitting import split
+from sdqueue_producers.egress.splitting import pieces
 from sdqueue_producers.errors import Ambiguous, DeliveryError, Permanent, RetryAfter
 from sdqueue_producers.outgoing import Outgoing, Ref, Stream
 
@@ -189,7 +189,7 @@ class Growing:
         caps = self._platform.caps
         edited = self.stream is None and not (caps.native_stream and not self.begun)
         limit = caps.max_edit_chars if edited and caps.max_edit_chars else caps.max_chars
-        return self._text if len(self._text) <= limit else split(self._text, limit)[0]
+        return self._text if len(self._text) <= limit else "".join(next(pieces(self._text, limit)))
 
     def _outgoing(self, text: str) -> Outgoing:
         # With the id of the final reply: whoever looks for that finds this message, and edits it.

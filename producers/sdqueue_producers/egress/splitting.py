@@ -116,19 +116,20 @@ def _boundary(text: str, room: int, fence: _Fence | None) -> int:
     lines = [at + 1 for at, char in enumerate(window[:-1]) if char == "\n"]
     if window[-1] == "\n":
         lines.append(room)  # the line ends exactly here
-    paragraphs = [at for at in lines if text[at : at + 1] == "\n" or text[at - 2 : at] == "\n\n" or _blank(text, at)]
-    for places in (paragraphs, lines):
-        open_air = [at for at in places if at >= least and _open_at(text, at, fence) is None]
-        if open_air:
-            return open_air[-1]
+    open_air = [at for at, opened in _fences(text, lines, fence) if at >= least and opened is None]
+    for at in reversed(open_air):
+        if text[at : at + 1] == "\n" or text[at - 2 : at] == "\n\n" or _blank(text, at):
+            return at
+    if open_air:
+        return open_air[-1]
     for found in (
         lines,
         [match.end() for match in _SENTENCE.finditer(window) if match.end() <= room],
         [match.start() for match in _SPACE.finditer(window) if match.start() > 0],
     ):
-        late = [at for at in found if at >= least and not _spoils(text, at)]
-        if late:
-            return late[-1]
+        for at in reversed(found):
+            if at >= least and not _spoils(text, at):
+                return at
     return _between_clusters(text, room)
 
 
@@ -140,16 +141,29 @@ def _blank(text: str, at: int) -> bool:
 def _open_at(text: str, at: int, fence: _Fence | None) -> _Fence | None:
     """The fence that is open at a place, if one was open at the beginning."""
     for line in text[:at].split("\n"):
-        match = _FENCE.match(line)
-        if match is None:
-            continue
-        mark, info = match["mark"], match["info"]
-        if fence is None:
-            if not (mark[0] == "`" and "`" in info):
-                fence = _Fence(mark, info.rstrip())
-        elif mark[0] == fence.mark[0] and len(mark) >= len(fence.mark) and not info.strip():
-            fence = None
+        fence = _behind(line, fence)
     return fence
+
+
+def _fences(text: str, lines: list[int], fence: _Fence | None) -> Iterator[tuple[int, _Fence | None]]:
+    """The beginnings of lines, and the fence that is open at each."""
+    begin = 0
+    for at in lines:
+        fence = _behind(text[begin:at].rstrip("\n"), fence)
+        begin = at
+        yield at, fence
+
+
+def _behind(line: str, fence: _Fence | None) -> _Fence | None:
+    """The fence that is open behind a line, if one was open before it."""
+    match = _FENCE.match(line)
+    if match is None:
+        return fence
+    mark, info = match["mark"], match["info"]
+    if fence is None:
+        return None if mark[0] == "`" and "`" in info else _Fence(mark, info.rstrip())
+    closes = mark[0] == fence.mark[0] and len(mark) >= len(fence.mark) and not info.strip()
+    return None if closes else fence
 
 
 def _spoils(text: str, at: int) -> bool:

@@ -115,3 +115,4 @@ def test_a_long_text_is_cut_in_time_in_proportion_to_its_length() -> None:
     messages = split(text, 4096)
 
     assert 55 < len(messages) < 120
+    assert len(split("```\n" + "a\n" * 100_000, 40_000)) == 6, "looking at every line for every line takes minutes"

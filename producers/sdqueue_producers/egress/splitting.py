@@ -75,7 +75,7 @@ def pieces(text: str, limit: int, *, first: int | None = None) -> Iterator[Piece
         if len(before) + len(text) <= room:
             yield Piece(before, text, "")
             return
-        cut, after, fence = _cut(text, room - len(before), fence)
+        cut, after, fence = _cut(text, room - len(before), fence, room)
         body, text = text[:cut], text[cut:]
         if fence:
             # The white space at the beginning of a line of code is part of it.
@@ -97,13 +97,16 @@ def _without_seam(text: str, *, at_line: bool) -> str:
     return blank.rpartition("\n")[2] + rest if rest and (at_line or "\n" in blank) else rest
 
 
-def _cut(text: str, room: int, fence: _Fence | None) -> tuple[int, str, _Fence | None]:
-    """Where to cut, what closes a fence there, and the fence that is open behind it."""
+def _cut(text: str, room: int, fence: _Fence | None, whole: int) -> tuple[int, str, _Fence | None]:
+    """Where to cut, what closes a fence there, and the fence that is open behind it.
+
+    ``room`` is what the opening of a fence has left of a message of ``whole`` characters.
+    """
     reserve = 0
     while True:
         at = _boundary(text, max(room - reserve, 1), fence)
         opened = _open_at(text, at, fence)
-        after = opened.closing if opened and len(opened.opening) + len(opened.closing) <= room // 2 else ""
+        after = opened.closing if opened and len(opened.opening) + len(opened.closing) <= whole // 2 else ""
         if at + len(after) <= room or reserve >= len(after):
             return at, after, opened
         reserve = len(after)

@@ -37,8 +37,10 @@ def test_no_message_is_too_long_and_nothing_but_white_space_is_lost(text: str, l
 
 @given(TEXTS, st.integers(30, 80))
 @settings(max_examples=600, deadline=None)
+@example("```word\n" + "x" * 30, 30)
 def test_every_message_closes_the_fences_that_it_opens_where_there_is_room(text: str, limit: int) -> None:
-    if any(len(line) > 12 for line in text.split("\n") if re.match(r" {0,3}(```|~~~)", line)):
+    fences = [(line, found[1]) for line in text.split("\n") if (found := re.match(r" {0,3}(`{3,}|~{3,})", line))]
+    if any(len(f"{line}\n\n{mark}") > limit // 2 for line, mark in fences):
         return  # no room to open it again
     opened = _open_fence(text)
     messages = split(text, limit)

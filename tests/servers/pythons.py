@@ -1,8 +1,8 @@
 """The tests on another Python, that of another release of Debian: ``python -m tests.servers.pythons``.
 
-All tests that need no server and no browser run there, and those of superdialog's agents and sessions with the servers of that
-release, on the newest superdialog that its Python can install and on the lowest that is supported. It prints what ran
-on what, or that it did not run, and why; a release that cannot be had is no failure.
+All tests that need no server and no browser run there, and those of superdialog's agents and sessions with the servers
+of that release, on the newest superdialog that its Python can install and on the lowest that is supported. It prints
+what ran on what, or that it did not run, and why; a release that cannot be had is no failure.
 """
 
 from __future__ import annotations

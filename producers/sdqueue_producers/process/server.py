@@ -18,9 +18,6 @@ from sdqueue.errors import ConfigurationError
 
 MAX_HEAD_BYTES: Final = 64 * 1024
 
-MAX_FRAME_BYTES: Final = 1024 * 1024
-"""The largest message of a WebSocket that is put together; channels have smaller limits of their own."""
-
 SILENT_MS: Final = 60_000
 """Milliseconds after which the kernel cuts a peer that takes nothing: closing waits until what was sent is taken."""
 
@@ -58,7 +55,7 @@ class WebServer:
             app, http=_protocol(head_timeout_s), ws="websockets-sansio" if find_spec("websockets") else "none",
             ws_max_size=max_message_bytes, lifespan="off", log_config=None, access_log=False, server_header=False,
             h11_max_incomplete_event_size=MAX_HEAD_BYTES, timeout_graceful_shutdown=None,
-            ws_max_size=MAX_FRAME_BYTES, ws_per_message_deflate=False,  # it costs each idle connection memory
+            ws_per_message_deflate=False,  # it costs each idle connection memory
         )  # fmt: skip
         self._server = _Server(config)
         self._serving: asyncio.Task[None] | None = None

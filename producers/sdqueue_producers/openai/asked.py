@@ -126,8 +126,8 @@ def _last(body: Mapping[str, Any], api: Api) -> tuple[str, bool]:
         messages = [{"role": "user", "content": messages}]
     if not isinstance(messages, list) or not messages:
         raise _wrong(name, "must be a list with the user's message at its end")
-    if not all(isinstance(message, dict) for message in messages):
-        raise _wrong(name, "must be a list of objects")
+    if not all(isinstance(message, dict) and isinstance(message.get("role"), str | None) for message in messages):
+        raise _wrong(name, "must be a list of objects whose role is a text")
     said = [(place, message) for place, message in enumerate(messages) if message.get("role") not in _BEFORE]
     if not said or said[-1][1].get("role") != "user":
         raise _wrong(
@@ -148,7 +148,7 @@ def _content(content: Any, name: str) -> str:
     texts = []
     for place, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in _TEXT_PARTS:
+        if not isinstance(kind, str) or kind not in _TEXT_PARTS:
             raise _wrong(f"{name}[{place}]", f"parts of the type {str(kind)[:40]!r} are not supported, only text")
         if not isinstance(part.get("text"), str):
             raise _wrong(f"{name}[{place}].text", "must be a text")

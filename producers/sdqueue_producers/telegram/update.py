@@ -73,8 +73,10 @@ class Update:
             raise BadUpdate("message.chat: an object with id and type is expected")
         if not _whole(message.get("message_id")) or not _whole(message.get("date")):
             raise BadUpdate("message: message_id and date are expected")
-        for name in ("from", "reply_to_message"):
-            if not isinstance(message.get(name) or {}, dict):
+        replied = message.get("reply_to_message") or {}
+        said_by = {"from": message, "reply_to_message": message, "reply_to_message.from": replied}
+        for name, fields in said_by.items():
+            if not isinstance(fields, dict) or not isinstance(fields.get(name.rpartition(".")[2]) or {}, dict):
                 raise BadUpdate(f"message.{name}: an object is expected")
         for name in ("text", "caption"):
             if not isinstance(message.get(name) or "", str):

@@ -179,6 +179,20 @@ async def test_wrong_methods_types_sizes_and_names_are_refused(front: Front) -> 
     assert front.brain.asked == []
 
 
+async def test_what_openai_has_and_this_has_not_is_404_in_openais_shape(front: Front) -> None:
+    """After the key: who has none is told nothing."""
+    client = front.client()
+    with pytest.raises(openai.NotFoundError) as caught:
+        await client.embeddings.create(model="sdqueue", input="hi")
+    assert error_of(caught.value.response)["code"] == "unknown_url"
+    for method, path in (("GET", "/v1/files"), ("GET", "/v1/responses/r/input_items"), ("POST", "/v1/audio/speech")):
+        response = await front.http.request(method, path, headers={"Authorization": f"Bearer {ALICE}"})
+        assert response.status_code == 404
+        assert error_of(response)["code"] == "unknown_url"
+        assert (await front.http.request(method, path)).status_code == 401
+    assert front.brain.asked == []
+
+
 async def test_the_same_idempotency_key_is_the_same_turn_and_answer(front: Front) -> None:
     one = await front.chat("hi", Idempotency_Key="k-1")
     two = await front.chat("hi", Idempotency_Key="k-1")

@@ -13,6 +13,9 @@ from sdqueue_producers.request import Request
 
 Api = Literal["chat", "responses"]
 
+MAX_NAME: Final = 2048
+"""Longest ``user``, ``conversation`` and the like, in characters: they travel with the turn and its replies."""
+
 _TEXT_PARTS: Final = {"text", "input_text", "output_text"}
 _BEFORE: Final = {"system", "developer"}
 
@@ -164,7 +167,7 @@ def _conversation(body: Mapping[str, Any]) -> str | None:
             raise _wrong("conversation.id", "must be a text")
     if conversation is not None and (not isinstance(conversation, str) or not conversation):
         raise _wrong("conversation", "must be an id, or an object with one")
-    return conversation
+    return _short(conversation, "conversation")
 
 
 def _metadata(body: Mapping[str, Any]) -> Mapping[str, str]:
@@ -184,7 +187,13 @@ def _text(body: Mapping[str, Any], name: str) -> str | None:
     value = body.get(name)
     if value is not None and not isinstance(value, str):
         raise _wrong(name, "must be a text")
-    return value or None
+    return _short(value, name) or None
+
+
+def _short(value: str | None, name: str) -> str | None:
+    if value is not None and len(value) > MAX_NAME:
+        raise _wrong(name, f"has {len(value)} characters, at most {MAX_NAME} are accepted")
+    return value
 
 
 def _flag(body: Mapping[str, Any], name: str, default: bool) -> bool:

@@ -267,6 +267,8 @@ async def test_content_types(channel: WebhookChannel, content_type: str, status:
         ({"session_id": "a", "text": "nul \0"}, 400, "invalid-field"),
         ({"session_id": "a", "text": "x" * 300_000}, 413, "text-too-long"),
         (LEAST | {"kind": "shout"}, 400, "invalid-field"),
+        (LEAST | {"sender": "x" * 257}, 400, "invalid-field"),
+        (LEAST | {"metadata": {"a": "ü" * 8_200}}, 413, "metadata-too-long"),
         (LEAST | {"stream": "yes"}, 400, "invalid-field"),
         (LEAST | {"deadline_s": -1}, 400, "invalid-field"),
         (LEAST | {"metadata": []}, 400, "invalid-field"),

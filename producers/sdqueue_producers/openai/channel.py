@@ -95,6 +95,8 @@ class OpenAIChannel(BaseChannel):
             raise Trouble(404, "unknown_url", f"there is no {request.method[:20]} {path[:100]} here")
         _check_method(request, "GET")
         if begin == RESPONSES:
+            if request.query.get("stream", "").lower() == "true":  # else its client would see a stream of nothing
+                raise Trouble(400, "invalid_value", "stream: answers are fetched whole; leave it out", param="stream")
             return Receipt(on_ok=await self._fetch(name, key))
         return Receipt(on_ok=self._show_models(path.removeprefix(MODELS).lstrip("/")))
 

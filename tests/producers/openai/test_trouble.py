@@ -195,6 +195,14 @@ async def test_what_openai_has_and_this_has_not_is_404_in_openais_shape(front: F
     assert front.brain.asked == []
 
 
+async def test_an_answer_is_not_fetched_as_a_stream_of_nothing(front: Front) -> None:
+    client = front.client()
+    answer = await client.responses.create(model="sdqueue", input="hi", conversation="c")
+    with pytest.raises(openai.BadRequestError, match="whole"):
+        await client.responses.retrieve(answer.id, stream=True)
+    assert (await client.responses.retrieve(answer.id)).output_text == answer.output_text
+
+
 async def test_the_same_idempotency_key_is_the_same_turn_and_answer(front: Front) -> None:
     one = await front.chat("hi", Idempotency_Key="k-1")
     two = await front.chat("hi", Idempotency_Key="k-1")

@@ -10,6 +10,9 @@ from sdqueue_producers.telegram.api import CallFailed, NotSent, Refused
 WRONG_TOKEN_WAIT_S = 60.0
 """Seconds until a call is tried again after the token was not accepted: somebody has to change it."""
 
+LONGEST_WAIT_S = 86_400.0
+"""Seconds that Telegram can make us wait; whatever it says beyond is a fault of its own."""
+
 
 def delivery_error(error: CallFailed, *, bot: str, bucket: str, again_is_harmless: bool = False) -> DeliveryError:
     """What the egress is told.
@@ -51,4 +54,6 @@ def _refused(error: Refused, bot: str, bucket: str) -> DeliveryError:
 
 
 def _seconds(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+        return None
+    return float(min(value, LONGEST_WAIT_S))

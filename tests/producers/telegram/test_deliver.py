@@ -77,6 +77,16 @@ async def test_what_telegram_refuses_is_told_from_what_it_may_take_later(
     assert telegram.visible == []
 
 
+@pytest.mark.parametrize(("told", "seconds"), [(10**400, 86_400.0), (-1, None), (0, 0.0)])
+async def test_a_wait_that_makes_no_sense_is_bounded(
+    telegram: FakeTelegram, channel: TelegramChannel, told: int, seconds: float | None
+) -> None:
+    telegram.fail("sendMessage", Refusal(429, "Too Many Requests", retry_after=told))
+    with pytest.raises(RetryAfter) as caught:
+        await channel.deliver(address(), outgoing("hi"))
+    assert caught.value.seconds == seconds
+
+
 async def test_429_closes_the_chats_own_bucket_for_as_long_as_telegram_says(
     telegram: FakeTelegram, channel: TelegramChannel
 ) -> None:

@@ -175,5 +175,3 @@ def _mark(text: str) -> str:
 def _number(text: str) -> str:
     number, _, _ = text.partition(" ")
     return number if number.isdigit() and text.count(" ") == 1 else ""
-
-

@@ -54,9 +54,7 @@ class House:
             "SDQUEUE_NAMESPACE": namespace,
             "SDQUEUE_PARTITIONS": str(PARTITIONS),
         }
-        self.settings = Settings(
-            broker_url=broker_url, store_url=store_url, namespace=namespace, partitions=PARTITIONS
-        )
+        self.settings = Settings(broker_url=broker_url, store_url=store_url, namespace=namespace, partitions=PARTITIONS)
         self.pool = Pool(folder, self.environ | {"SDQUEUE_AGENT": agent.NAME})
         self.numbers: Iterator[int] = itertools.count(1)
         """Of conversations: none is used twice."""

@@ -67,9 +67,7 @@ class OpenAIDoor(Platform):
             return answer.choices[0].message.content
         pieces: list[str] = []
         finished = False
-        chunks = await asked.create(
-            model="sdqueue", messages=[{"role": "user", "content": f"say {mark}"}], stream=True
-        )
+        chunks = await asked.create(model="sdqueue", messages=[{"role": "user", "content": f"say {mark}"}], stream=True)
         async with chunks:
             async for chunk in chunks:
                 for choice in chunk.choices:

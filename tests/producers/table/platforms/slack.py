@@ -144,5 +144,3 @@ def slack_pair(url: str, chance: random.Random) -> tuple[SlackHttp, SlackSocket]
     """Both, on one Slack, for one process."""
     slack = TimedSlack()
     return SlackHttp(url, chance, slack), SlackSocket(url, chance, slack)
-
-

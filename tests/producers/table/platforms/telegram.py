@@ -16,7 +16,13 @@ from tests.producers.table.platforms.platform import Platform, pause
 from tests.producers.telegram.server import TOKEN, FakeTelegram, Refusal, message
 
 SECRET: Final = "a-secret-of-the-webhook"
-FAULTS: Final = (Refusal(429, "Too Many Requests", retry_after=1), Refusal(500), "cut before", "cut after")
+FAULTS: Final = (
+    Refusal(429, "Too Many Requests", retry_after=1),
+    Refusal(500),
+    "cut before",
+    "cut after",
+    "fail after",
+)
 
 
 class TimedTelegram(FakeTelegram):
@@ -98,5 +104,3 @@ class TelegramPolling(_Telegram):
         while update["update_id"] in self.telegram.waiting:
             await pause(0.02)
         return True
-
-

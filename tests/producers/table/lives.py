@@ -24,7 +24,6 @@ LIFE_S: Final = 45.0
 """Seconds after which a life is ended in which nothing has come to the point that was to end it."""
 
 STOP_S: Final = 45.0
-PASSES: Final = (1, 4)
 RANDOM_S: Final = (0.0, 1.5)
 """Seconds for which a life lasts that ends at random."""
 
@@ -39,6 +38,19 @@ class Target:
     point: str
 
 
+@dataclass(frozen=True)
+class Ends:
+    """All ends that are to be met.
+
+    Parameters:
+        targets: in any order; one that was not met in a life comes again.
+        passes: the least and most often that a point is passed in a life before it is the end of it.
+    """
+
+    targets: list[Target]
+    passes: tuple[int, int]
+
+
 class Lives:
     """One producer after the other, until all targets were met; the last one lives on.
 
@@ -47,7 +59,7 @@ class Lives:
         environ: of the processes.
         channels: that they serve.
         platforms: whose sessions tell to what a point belongs.
-        targets: ends, in any order; one that was not met comes again.
+        ends: of the lives.
         chance: everything random.
     """
 
@@ -57,7 +69,7 @@ class Lives:
         environ: Mapping[str, str],
         channels: str,
         platforms: list[Platform],
-        targets: list[Target],
+        ends: Ends,
         chance: random.Random,
     ) -> None:
         self.log = folder / "producer.log"
@@ -70,7 +82,8 @@ class Lives:
         self._environ = environ
         self._arguments = ("producer", "--channels", channels, "--name", "producer")
         self._sessions = {platform.name: platform.sessions for platform in platforms}
-        self._targets = targets
+        self._targets = list(ends.targets)
+        self._passes = ends.passes
         self._chance = chance
         self._process: BaseProcess | None = None
 
@@ -120,7 +133,7 @@ class Lives:
     def _wound(self, target: Target | None) -> Wound:
         if target is None or target.point == RANDOM:
             return Wound()
-        passes, late = self._chance.randint(*PASSES), bool(self.strikes[target] % 2)
+        passes, late = self._chance.randint(*self._passes), bool(self.strikes[target] % 2)
         return Wound(target.point, target.platform, self._sessions[target.platform], passes, late)
 
     async def _died(self, process: BaseProcess) -> None:

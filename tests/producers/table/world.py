@@ -21,7 +21,7 @@ from tests.chaos.journal import events
 from tests.chaos.pool import Pool
 from tests.producers.table import agent
 from tests.producers.table.conversations import Users
-from tests.producers.table.lives import RANDOM, Lives, Target, base_environ
+from tests.producers.table.lives import RANDOM, Ends, Lives, Target, base_environ
 from tests.producers.table.observations import Observations, Run
 from tests.producers.table.platforms import Make, Platform
 from tests.producers.table.platforms.platform import pause
@@ -87,6 +87,7 @@ class Plan:
         strikes: so often at each point, for each platform.
         users: of each platform.
         messages: at least so many from each user; they go on while not everything was struck.
+    passes: the least and most often that a point is passed in a life before it is the end of it.
         at_most_s: seconds after which they do not.
     """
 
@@ -95,6 +96,7 @@ class Plan:
     strikes: int = 1
     users: int = 3
     messages: int = 4
+    passes: tuple[int, int] = (1, 4)
     at_most_s: float = 300.0
 
 
@@ -133,7 +135,9 @@ class World:
             for platform in self.platforms:
                 await platform.open(stack)
             channels = ",".join(dict.fromkeys(platform.channel for platform in self.platforms))
-            lives = Lives(self._folder, self._environ(), channels, self.platforms, targets, self._chance)
+            lives = Lives(
+                self._folder, self._environ(), channels, self.platforms, Ends(targets, plan.passes), self._chance
+            )
             living = asyncio.create_task(lives.run())
             users = [
                 Users(platform, list(itertools.islice(self._house.numbers, plan.users)), self._chance)

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from typing import Any, ClassVar, Final
 
-
 from tests.producers.table.observations import Shown
 from tests.producers.table.platforms.platform import Platform, pause
 from tests.producers.telegram.server import TOKEN, FakeTelegram, Refusal, message

@@ -8,6 +8,7 @@ that refuse, fail, cut connections after they have taken something, and send eve
     conversations  users: the next message once the one before is accepted, repeats of it later
     agent          the brain of the consumers; writes down what it sees, and answers with the number of the message
     wounded        ``sdqueue`` that kills itself at a chosen point of a message's or a reply's way
+    mutants        ``sdqueue`` with a mistake, to see that the table shows it
     lives          a producer process that is begun again whenever it dies
     world          consumers, a producer and platforms from start to observations
     observations   what is known afterwards, as values

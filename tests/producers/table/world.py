@@ -22,6 +22,7 @@ from tests.chaos.pool import Pool
 from tests.producers.table import agent
 from tests.producers.table.conversations import Users
 from tests.producers.table.lives import RANDOM, Ends, Lives, Target, base_environ
+from tests.producers.table.mutants import MUTANT
 from tests.producers.table.observations import Observations, Run
 from tests.producers.table.platforms import Make, Platform
 from tests.producers.table.platforms.platform import pause
@@ -30,9 +31,6 @@ from tests.servers.namespaces import clear_rabbitmq, clear_redis
 from tests.servers.process import free_port
 
 PARTITIONS: Final = 4
-PATIENCE_S: Final = 90.0
-"""Seconds in which everything must be answered after the last kill."""
-
 SETTLE_S: Final = 1.0
 """Seconds in which a reply would be seen that nobody waits for, after all queues are empty."""
 
@@ -89,6 +87,8 @@ class Plan:
         messages: at least so many from each user; they go on while not everything was struck.
     passes: the least and most often that a point is passed in a life before it is the end of it.
         at_most_s: seconds after which they do not.
+    patience_s: seconds in which everything must be answered after the last kill.
+    mutant: a mistake of the producer, by name.
     """
 
     seed: int = 1
@@ -98,6 +98,8 @@ class Plan:
     messages: int = 4
     passes: tuple[int, int] = (1, 4)
     at_most_s: float = 300.0
+    patience_s: float = 90.0
+    mutant: str = ""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class World:
     async def _drain(self, users: Sequence[Users]) -> None:
         """Wait until everything is answered and nothing is on its way, or for so long that it is lost."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE_S), open_broker(self._house.settings) as broker:
+            async with asyncio.timeout(self._plan.patience_s), open_broker(self._house.settings) as broker:
                 names = [f"{self._house.settings.namespace}.replies.{user.platform.channel}" for user in users]
                 names += broker.topology.partition_queues
                 while any(user.unanswered for user in users):
@@ -181,6 +183,7 @@ class World:
             "SDQUEUE_PRODUCER_HOST": "127.0.0.1",
             "SDQUEUE_PRODUCER_PORT": str(self._port),
             "SDQUEUE_LOG_FORMAT": "json",
+            MUTANT: self._plan.mutant,
         }
         for platform in self.platforms:
             for name, value in platform.settings().items():

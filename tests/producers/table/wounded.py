@@ -15,7 +15,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,7 @@ from sdqueue_producers.process import Producer  # noqa: F401  # so that those wh
 
 from sdqueue.cli import main
 from tests.chaos.journal import Journal
+from tests.producers.table.mutants import MUTANT, MUTANTS, patch
 
 POINTS: Final = ("received", "confirmed", "begun", "delivered")
 
@@ -88,15 +89,12 @@ def live(life: Life) -> None:
         os.dup2(out, number)
     sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    if os.environ.get(MUTANT):
+        MUTANTS[os.environ[MUTANT]]()
     if life.wound.point:
         _wound(life.wound, Journal(life.journal))
     sys.argv = ["sdqueue", *life.arguments]
     main()
-
-
-def patch(owner: Any, name: str, make: Callable[[Any], Any]) -> None:
-    """Put another function in the place of one. It must exist: a wound that does not bite would go unnoticed."""
-    setattr(owner, name, make(getattr(owner, name)))
 
 
 _session: ContextVar[str] = ContextVar("session", default="")

@@ -11,12 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sdqueue_producers.openai.settings import OpenAISettings
+from sdqueue_producers.slack.settings import SlackSettings
+from sdqueue_producers.telegram.settings import TelegramSettings
+from sdqueue_producers.webchat.settings import WebchatSettings
+from sdqueue_producers.webhook.settings import WebhookSettings
 
 import sdqueue
 from sdqueue.consumer import Consumer, ConsumerOptions
 from sdqueue.settings import Settings
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
+CHANNELS = (OpenAISettings, SlackSettings, TelegramSettings, WebchatSettings, WebhookSettings)
+"""Channels have settings of their own, ``SDQUEUE_<CHANNEL>_…``."""
+
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 BOT, PARROT, CLIENT, WORKER, PROGRAM = PYTHON
 
@@ -98,7 +106,8 @@ def test_every_setting_and_file_it_names_exists() -> None:
     variables = set(re.findall(r"SDQUEUE_[A-Z_]*[A-Z]", README)) - {"SDQUEUE_TEST_AMQP_URL", "SDQUEUE_TEST_REDIS_URL"}
 
     assert [link for link in links if not (root / link).exists()] == []
-    assert {v for v in variables if v.removeprefix("SDQUEUE_").lower() not in Settings.model_fields} == set()
+    channels = {f"{c.channel}_{name}" for c in CHANNELS for name in c.model_fields}
+    assert {v.removeprefix("SDQUEUE_").lower() for v in variables} <= Settings.model_fields.keys() | channels
 
 
 async def _run(code: str) -> dict[str, Any]:

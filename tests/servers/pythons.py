@@ -1,8 +1,8 @@
 """The tests on another Python, that of another release of Debian: ``python -m tests.servers.pythons``.
 
-All tests that need no server run there, and those of superdialog's agents and sessions with the servers of that
-release, on the newest superdialog that its Python can install and on the lowest that is supported. It prints what ran
-on what, or that it did not run, and why; a release that cannot be had is no failure.
+All tests that need no server and no browser run there, and those of superdialog's agents and sessions with the servers
+of that release, on the newest superdialog that its Python can install and on the lowest that is supported. It prints
+what ran on what, or that it did not run, and why; a release that cannot be had is no failure.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def _runs(python: Python, arguments: list[str]) -> Iterator[str]:
-    yield python.test("all that need no server", "-m", "not rabbitmq and not redis", *arguments)
+    yield python.test("all that need no server", "-m", "not rabbitmq and not redis and not browser", *arguments)
     yield python.test("superdialog's agents and sessions", *SUPERDIALOG)
     lowest = _lowest_superdialog()
     if python.version("superdialog") != lowest:

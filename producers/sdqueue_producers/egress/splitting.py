@@ -42,6 +42,10 @@ class _Fence:
     def closing(self) -> str:
         return f"\n{self.mark}"
 
+    def fits(self, room: int) -> bool:
+        """Whether closing and opening it again leaves half of a message for its text."""
+        return len(self.opening) + len(self.closing) <= room // 2
+
 
 def split(text: str, limit: int, *, first: int | None = None) -> list[str]:
     """Cut a text into messages.
@@ -70,12 +74,13 @@ def pieces(text: str, limit: int, *, first: int | None = None) -> Iterator[Piece
         yield Piece("", text[:room], "")
         return
     fence: _Fence | None = None
+    least = min(limit, room)
     while True:
-        before = fence.opening if fence and len(fence.opening) + len(fence.closing) <= room // 2 else ""
+        before = fence.opening if fence and fence.fits(least) else ""
         if len(before) + len(text) <= room:
             yield Piece(before, text, "")
             return
-        cut, after, fence = _cut(text, room - len(before), fence, room)
+        cut, after, fence = _cut(text, room - len(before), fence, least)
         body, text = text[:cut], text[cut:]
         if fence:
             # The white space at the beginning of a line of code is part of it.
@@ -97,16 +102,13 @@ def _without_seam(text: str, *, at_line: bool) -> str:
     return blank.rpartition("\n")[2] + rest if rest and (at_line or "\n" in blank) else rest
 
 
-def _cut(text: str, room: int, fence: _Fence | None, whole: int) -> tuple[int, str, _Fence | None]:
-    """Where to cut, what closes a fence there, and the fence that is open behind it.
-
-    ``room`` is what the opening of a fence has left of a message of ``whole`` characters.
-    """
+def _cut(text: str, room: int, fence: _Fence | None, least: int) -> tuple[int, str, _Fence | None]:
+    """Where to cut, what closes a fence there, and the fence that is open behind it."""
     reserve = 0
     while True:
         at = _boundary(text, max(room - reserve, 1), fence)
         opened = _open_at(text, at, fence)
-        after = opened.closing if opened and len(opened.opening) + len(opened.closing) <= whole // 2 else ""
+        after = opened.closing if opened and opened.fits(least) else ""
         if at + len(after) <= room or reserve >= len(after):
             return at, after, opened
         reserve = len(after)

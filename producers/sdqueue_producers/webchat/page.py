@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from importlib import resources
 from typing import Final
 
@@ -29,16 +30,24 @@ def page_routes(*, page: bool) -> list[BaseRoute]:
         page: whether there is a page.
     """
     # The widget may be embedded anywhere: who may use it is decided where tokens and messages are taken.
-    script = _file("widget.js", "text/javascript", {"Cross-Origin-Resource-Policy": "cross-origin"})
-    routes: list[BaseRoute] = [script]
+    embeddable = {"Cross-Origin-Resource-Policy": "cross-origin"}
+    routes: list[BaseRoute] = [_serve("/webchat/widget.js", widget(), "text/javascript", embeddable)]
     if page:
         policy = {"Content-Security-Policy": POLICY, "X-Frame-Options": "DENY"}
-        routes += [_file("index.html", "text/html", policy, path="/webchat/"), _file("page.css", "text/css", {})]
+        routes += [
+            _serve("/webchat/", (_FOLDER / "index.html").read_bytes(), "text/html", policy),
+            _serve("/webchat/page.css", (_FOLDER / "page.css").read_bytes(), "text/css", {}),
+        ]
     return routes
 
 
-def _file(name: str, media_type: str, headers: dict[str, str], *, path: str = "") -> Route:
-    body = (_FOLDER / name).read_bytes()
+def widget() -> bytes:
+    """The script with its stylesheet in it: one request, and a page's policy for styles need not know of it."""
+    script, style = ((_FOLDER / name).read_text("utf-8") for name in ("widget.js", "widget.css"))
+    return script.replace('STYLE = "widget.css"', f"STYLE = {json.dumps(style)}").encode()
+
+
+def _serve(path: str, body: bytes, media_type: str, headers: dict[str, str]) -> Route:
     tag = f'"{hashlib.sha256(body).hexdigest()[:24]}"'
     headers = {**COMMON, **headers, "ETag": tag, "Cache-Control": "public, max-age=300"}
 
@@ -47,4 +56,4 @@ def _file(name: str, media_type: str, headers: dict[str, str], *, path: str = ""
             return Response(status_code=304, headers=headers)
         return Response(body, media_type=media_type, headers=headers)
 
-    return Route(path or f"/webchat/{name}", serve, methods=["GET"])
+    return Route(path, serve, methods=["GET"])

@@ -24,7 +24,7 @@ SCOPES: Final = ("chat:write", *HISTORY_SCOPES)
 
 # Calls a minute and workspace; chat.postMessage: a second and channel. Tiers 2 to 4 of Slack's documentation.
 LIMITS: Final = {
-    "chat.postMessage": (1, 1.0),
+    "chat.postMessage": (4, 3.0),  # one a second, and "short bursts"
     "chat.update": (50, 60.0),
     "chat.startStream": (20, 60.0),
     "chat.appendStream": (100, 60.0),
@@ -168,7 +168,7 @@ class FakeSlack:
         """Where ``apps.connections.open`` sends Socket Mode clients; a ticket is added."""
         self.archived: set[str] = set()
         self.missing: set[str] = set()
-        self._stirred = asyncio.Condition()
+        self.arrived = asyncio.Condition()
         self._faults: dict[str, deque[Fault]] = defaultdict(deque)
         self._recent: dict[tuple[str, str], deque[float]] = defaultdict(deque)
         self._numbers = itertools.count(1)
@@ -245,8 +245,8 @@ class FakeSlack:
 
     async def until(self, there: Callable[[], bool]) -> None:
         """Wait until something is so; looked at when a call arrives, and when it has had its effect."""
-        async with self._stirred:
-            await self._stirred.wait_for(there)
+        async with self.arrived:
+            await self.arrived.wait_for(there)
 
     # The server
 
@@ -290,8 +290,8 @@ class FakeSlack:
         return web.json_response({"ok": False, "error": fault.error}, status=fault.status, headers=dict(fault.headers))
 
     async def _stir(self) -> None:
-        async with self._stirred:
-            self._stirred.notify_all()
+        async with self.arrived:
+            self.arrived.notify_all()
 
     async def _read(self, request: web.Request) -> dict[str, Any]:
         body: dict[str, Any] = dict(request.query)

@@ -20,6 +20,8 @@ from tests.producers.webchat.browser import Page, browser, missing
 from tests.producers.webchat.processes import Pool, sqlite
 from tests.producers.webchat.stand import SECRET
 
+pytestmark = pytest.mark.browser
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:

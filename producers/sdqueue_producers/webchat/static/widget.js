@@ -506,53 +506,7 @@
     down(always = false) { if (always || this.isDown()) this.log.scrollTop = this.log.scrollHeight; },
   };
 
-  const STYLE = `
-    :host { --paper: #fff; --ink: #1b1f24; --soft: #57606a; --line: #8c959f; --own: #dbe9ff; --reply: #f0f2f5;
-      --accent: #0b57d0; --on-accent: #fff; --bad: #a40e26; color-scheme: light dark; }
-    @media (prefers-color-scheme: dark) {
-      :host { --paper: #16191d; --ink: #e8eaed; --soft: #a9b1ba; --line: #6e7681; --own: #1f3b66; --reply: #262b31;
-        --accent: #8ab4f8; --on-accent: #10233f; --bad: #ff9aa2; }
-    }
-    * { box-sizing: border-box; margin: 0; }
-    [hidden] { display: none !important; }
-    .launcher, section { position: fixed; right: 16px; bottom: 16px; z-index: 2147483000; font: 16px/1.45 system-ui, sans-serif; }
-    section { display: flex; flex-direction: column; width: 384px; height: min(620px, calc(100vh - 32px)); overflow: hidden;
-      color: var(--ink); background: var(--paper); border: 1px solid var(--line); border-radius: 12px;
-      box-shadow: 0 8px 32px rgb(0 0 0 / .25); }
-    header { display: flex; align-items: center; justify-content: space-between; padding: 8px 8px 8px 16px; }
-    h2 { font-size: 1.05em; overflow-wrap: anywhere; }
-    .state { padding: 2px 16px; font-size: .8em; color: var(--soft); border-bottom: 1px solid var(--line); }
-    .state:not([data-state=connected]) { color: var(--bad); }
-    .state[data-state=connecting] { color: var(--soft); }
-    .log { flex: 1; display: flex; flex-direction: column; gap: 10px; padding: 12px 16px; overflow-y: auto; overscroll-behavior: contain; }
-    .message { max-width: 88%; padding: 8px 12px; border-radius: 12px; background: var(--reply); align-self: flex-start; }
-    .own { background: var(--own); align-self: flex-end; }
-    .unsent { outline: 1px dashed var(--line); }
-    .who { display: block; font-size: .75em; color: var(--soft); }
-    .own .who { color: var(--ink); }
-    .text { white-space: pre-wrap; overflow-wrap: anywhere; }
-    .error { border: 1px solid var(--bad); }
-    .error .text { color: var(--bad); }
-    .delivery { display: flex; flex-wrap: wrap; gap: 8px; align-items: center; font-size: .8em; color: var(--ink); }
-    .note, .typing { font-size: .85em; color: var(--soft); }
-    .note { text-align: center; }
-    .typing { padding: 0 16px 8px; }
-    .dots i { display: inline-block; width: 5px; height: 5px; margin-left: 4px; border-radius: 50%; background: currentColor; animation: blink 1.2s infinite; }
-    .dots i:nth-child(2) { animation-delay: .2s; } .dots i:nth-child(3) { animation-delay: .4s; }
-    @keyframes blink { 50% { opacity: .2; } }
-    @media (prefers-reduced-motion: reduce) { .dots i { animation: none; } }
-    form { display: grid; grid-template-columns: 1fr auto; gap: 4px 8px; padding: 8px 16px 12px; border-top: 1px solid var(--line); }
-    label, #hint { grid-column: 1 / -1; font-size: .8em; color: var(--soft); }
-    textarea { min-width: 0; resize: none; padding: 8px; font: inherit; color: inherit; background: transparent; border: 1px solid var(--line); border-radius: 8px; }
-    button { min-height: 44px; padding: 0 16px; font: inherit; cursor: pointer; color: var(--on-accent); background: var(--accent); border: 0; border-radius: 8px; }
-    .plain { min-width: 44px; padding: 0 8px; color: var(--accent); background: none; }
-    header .plain { font-size: 1.5em; }
-    .delivery .plain { min-height: 32px; text-decoration: underline; }
-    .launcher { border-radius: 22px; box-shadow: 0 4px 16px rgb(0 0 0 / .25); }
-    :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-    .log:focus-visible, textarea:focus-visible { outline-offset: -2px; }
-    @media (max-width: 480px) { section { inset: 0; width: 100%; height: 100%; border: 0; border-radius: 0; } }
-  `;
+  const STYLE = "widget.css"; // the server puts the text of that file here
 
   if (document.body) ui.build();
   else addEventListener("DOMContentLoaded", () => ui.build());

@@ -15,12 +15,12 @@ from tests.producers.table.platforms import ALONE
 from tests.producers.table.world import House, Plan, World
 
 CASES: Final = {
-    "answer_first": ("webhook-callback", "received", "lost"),
+    "answer_first": ("webhook-callback", "received", "out of order"),
     "ack_first": ("webchat", "begun", "missing"),
     "forget_begun": ("slack-http", "delivered", "seen twice"),
     "new_ids": ("telegram-webhook", "confirmed", "doubled"),
 }
-"""The platform, where its producer is killed, and the column in which the mistake is seen."""
+"""The platform, where its producer is killed, and the column in which the mistake is seen. What is lost first comes again, too late."""
 
 
 @pytest.mark.chaos

@@ -128,7 +128,7 @@ class Growing:
 
     async def _begin(self, text: str) -> None:
         caps, address = self._platform.caps, self._template.address
-        await self._write(Grown(begun=True))
+        await self._write(Grown(begun=True, by=self._state.name))
         try:
             if caps.native_stream:
                 self.stream = await self._platform.stream(address, self._outgoing(""))
@@ -142,12 +142,15 @@ class Growing:
         except (RetryAfter, Permanent):
             await self._write(Grown())
             raise
+        except Ambiguous:
+            await self._write(Grown(begun=True))
+            raise
         self.begun = True
         if self.stream is not None:
             self._ref = self.stream.ref
             self._ends_at = asyncio.get_running_loop().time() + STREAM_LIFE * caps.stream_max_s
         await self._write(Grown(begun=True, live=True, ref=self._ref))
-        if self.stream is not None:
+        if self.stream is not None and not self._lost:
             await self._append(self.stream, text)
 
     async def _append(self, stream: Stream, text: str) -> None:

@@ -59,7 +59,7 @@ class OpenAIChannel(BaseChannel):
     """
 
     name = "openai"
-    caps = Caps(max_chars=2**31)
+    caps = Caps(max_chars=2**31, idempotent=True)  # an answer that is kept twice is kept once
     paths = (CHAT, RESPONSES, f"{RESPONSES}/{{id}}", MODELS, f"{MODELS}/{{id}}", *OTHERS)
 
     def __init__(self, settings: OpenAISettings, context: ChannelContext) -> None:

@@ -15,6 +15,7 @@ from starlette.routing import BaseRoute
 from sdqueue.errors import StoreUnavailable
 from sdqueue_producers.channel import BaseChannel, Bucket
 from sdqueue_producers.outgoing import Address, Outgoing, Ref, Sent, Stream
+from sdqueue_producers.registry import ChannelContext
 from sdqueue_producers.request import Receipt, Request, Submit, refusal
 from sdqueue_producers.slack.clients import Clients
 from sdqueue_producers.slack.commands import read_command, read_form
@@ -186,3 +187,12 @@ class SlackChannel(BaseChannel):
 
 def _is(request: Request, content_type: str) -> bool:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower() == content_type
+
+
+def make_channel(context: ChannelContext) -> SlackChannel:
+    """The Slack channel, told by ``SDQUEUE_SLACK_…``.
+
+    Raises:
+        ConfigurationError: the settings will not do.
+    """
+    return SlackChannel(SlackSettings.load(), context.state)

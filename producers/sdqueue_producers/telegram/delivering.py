@@ -23,8 +23,9 @@ def delivery_error(error: CallFailed, *, bot: str, bucket: str, again_is_harmles
         bucket: the rate limit of the chat.
         again_is_harmless: a repeat shows nothing twice, as with an edit.
     """
-    if isinstance(error, Refused):
+    if isinstance(error, Refused) and error.code < 500:
         return _refused(error, bot, bucket)
+    # A 5xx may come from a server that has shown it before it failed, or from a proxy that lost its connection to one.
     if isinstance(error, NotSent) or again_is_harmless:
         return RetryAfter(None, str(error))
     return Ambiguous(str(error))
@@ -33,7 +34,7 @@ def delivery_error(error: CallFailed, *, bot: str, bucket: str, again_is_harmles
 def _refused(error: Refused, bot: str, bucket: str) -> DeliveryError:
     if error.code == 429:
         return RetryAfter(_seconds(error.parameters.get("retry_after")), error.description, bucket=bucket)
-    if error.code >= 500 or error.code == 409:
+    if error.code == 409:
         return RetryAfter(None, str(error))
     if error.code in (401, 404):
         return RetryAfter(

@@ -59,8 +59,8 @@ REFUSALS: list[tuple[Refusal, type[DeliveryError], str]] = [
     (Refusal(400, "Bad Request: message thread not found"), Permanent, "topic-closed"),
     (Refusal(400, "Bad Request: not enough rights to send text messages to the chat"), Permanent, "no-rights"),
     (Refusal(400, "Bad Request: something of tomorrow"), Permanent, "refused"),
-    (Refusal(500), RetryAfter, ""),
-    (Refusal(502, body="<html>Bad Gateway</html>"), RetryAfter, ""),
+    (Refusal(500), Ambiguous, ""),
+    (Refusal(502, body="<html>Bad Gateway</html>"), Ambiguous, ""),
     (Refusal(401, "Unauthorized"), RetryAfter, ""),
     (Refusal(200, body="not JSON"), Ambiguous, ""),
 ]
@@ -97,8 +97,10 @@ async def test_429_closes_the_chats_own_bucket_for_as_long_as_telegram_says(
     assert caught.value.bucket in {bucket.key for bucket in channel.buckets(address())}
 
 
-@pytest.mark.parametrize(("fault", "visible"), [("cut before", []), ("cut after", ["x"]), ("hang", [])])
-async def test_a_connection_that_ends_without_an_answer_is_ambiguous(
+@pytest.mark.parametrize(
+    ("fault", "visible"), [("cut before", []), ("cut after", ["x"]), ("fail after", ["x"]), ("hang", [])]
+)
+async def test_a_call_that_ends_without_telegrams_answer_is_ambiguous(
     telegram: FakeTelegram, fault: Cut, visible: list[str]
 ) -> None:
     async with made(telegram, call_timeout_s=0.3) as channel:

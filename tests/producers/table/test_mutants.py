@@ -45,4 +45,5 @@ async def test_a_mistake_is_seen_in_its_column(amqp_url: str, redis_url: str, na
         await house.clear()
     for mutant, (_, _, column) in CASES.items():
         assert found[mutant].counts[column], (mutant, found[mutant].counts, found[mutant].details)
+        assert not found[mutant].counts["strange"], (mutant, found[mutant].details)
         assert not found[mutant].clean

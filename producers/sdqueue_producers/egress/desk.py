@@ -194,8 +194,7 @@ class Desk:
             return True
         page = Page(self._state, self._platform.name, growing.reply_id, self._options.kept_ids_s)
         _, waiting = await asyncio.gather(page.load(0), self._state.parked(growing.session))
-        record = page.record
-        if record.done or record.begun or record.refs or page.grown.begun:
+        if not page.untouched or page.grown.begun:
             growing.give_up()
         elif waiting is not None:
             growing.next_at = asyncio.get_running_loop().time() + self._options.poll_s

@@ -30,6 +30,9 @@ RENEWALS: Final = 4
 OVER_S: Final = 0.001
 """The rest of a lease that is given back."""
 
+SHARE: Final = 2
+"""One in so many calls may be the outbox's: where a platform hangs, its sessions wait here, and others must go on."""
+
 
 class Outbox:
     """The outboxes of a channel's sessions.
@@ -72,7 +75,7 @@ class Outbox:
         """Look for sessions that are due, until cancelled."""
         while not self._ending:
             self._stirred.clear()
-            room = self._options.parallel - len(self._working)
+            room = max(self._options.parallel // SHARE, 1) - len(self._working)
             if room > 0:
                 due = await self._state.due(now=self._clock(), count=self._options.parallel + len(self._working))
                 for session in [session for session in due if session not in self._working][:room]:

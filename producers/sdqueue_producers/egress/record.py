@@ -17,6 +17,9 @@ ENDED_S: Final = 3600.0
 LOOK_S: Final = 0.2
 """Seconds between two looks whether the call of another process has ended."""
 
+LAST_STEP_S: Final = 1.0
+"""How long the last edit of a process that has lost its replies may be on its way."""
+
 
 @dataclass(frozen=True)
 class Record:
@@ -84,7 +87,7 @@ class Grown:
         live: it is on the platform.
         ref: what the platform calls it.
         appended: what a native stream had shown when it could not be appended to any more.
-        by: the process that is about to send it, until it knows more.
+        by: the process that sends and edits it; empty where it does not any more.
     """
 
     begun: bool = False
@@ -163,7 +166,7 @@ class Page:
             await patience.sleep(LOOK_S)
 
     async def wait_for_grown(self, patience: Patience) -> None:
-        """Wait as long as another process that is there is about to send the message that grows.
+        """Wait as long as another process that is there is about to send the message that grows, or to edit it.
 
         Raises:
             Released, OutOfPatience: see :class:`Patience`.
@@ -173,8 +176,14 @@ class Page:
             self.grown = Grown.load(grown)
             if there is None:
                 return
-            if self.grown.by:
-                await patience.sleep(LOOK_S)
+            await patience.sleep(LAST_STEP_S if self.grown.live else LOOK_S)
+            if self.grown.live:
+                return
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nobody has begun to show the reply that ends the turn."""
+        return not (self.record.begun or self.record.refs or self.record.done)
 
     def behind(self, replay: int) -> bool:
         """Whether this replay, or the reply itself, is a repeat of what was done."""

@@ -46,7 +46,7 @@ def test_endpoints_come_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_what_is_no_json_in_the_environment_is_told_without_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDQUEUE_WEBHOOK_ENDPOINTS", f"{{crm: {SECRET}")
-    with pytest.raises(ConfigurationError, match="endpoints") as caught:
+    with pytest.raises(ConfigurationError, match="SDQUEUE_WEBHOOK_ENDPOINTS: must be JSON") as caught:
         WebhookSettings.load()
     assert SECRET not in str(caught.value)
 

@@ -13,13 +13,18 @@ CHAOS ?=
 SEED ?= 1
 SECONDS ?=
 BROKER ?= rabbitmq
+
+# What make producers does: PLATFORM="webchat openai" and POINTS="received random" choose rows, KILLS how often.
+PLATFORM ?=
+POINTS ?=
+KILLS ?=
 STORE ?= redis
 
 # Two workers, each with whole files, so that a module's private servers are started once.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format unit integration matrix pythons chaos simulate servers venv clean
+.PHONY: help demo test lint types format unit integration matrix pythons chaos producers simulate servers venv clean
 
 # SERVERS=trixie takes the servers of that release of Debian: RabbitMQ 4 and Valkey 8; bookworm has 3.10 and Redis 7.
 ifneq ($(SERVERS),)
@@ -30,6 +35,7 @@ help: ## Explain the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  CHAOS="kill_consumer random" SEED=7 SECONDS=60 BROKER=rabbitmq STORE=redis choose what make chaos does.'
+	@echo '  PLATFORM="webchat openai" POINTS="received random" KILLS=3 SEED=7 choose what make producers does.'
 	@echo '  MATRIX="trixie --short" goes to the matrix: only that release of Debian, only what tells a release apart.'
 	@echo '  SERVERS=trixie, with any of them, takes RabbitMQ 4 and Valkey 8, as root from a folder that servers makes.'
 	@echo '  PYTHON=python3.12 chooses the Python of a new $(VENV); PYTEST_ARGS="-k lease" goes to pytest.'
@@ -68,6 +74,11 @@ pythons: $(VENV)/.dev ## All tests without servers, and superdialog's with, on P
 
 chaos: servers ## Attack real consumers in every way of docs/guarantees.md, and check what came of it
 	$(BIN)/python -m tests.chaos $(CHAOS) --seed $(SEED) --broker $(BROKER) --store $(STORE) \
+		$(if $(SECONDS),--seconds $(SECONDS)) --markdown
+
+producers: servers ## Kill real producers at every point on every platform, and check what came of it
+	$(BIN)/python -m tests.producers.table $(PLATFORM) --seed $(SEED) --broker $(BROKER) --store $(STORE) \
+		$(if $(POINTS),--points $(POINTS)) $(if $(KILLS),--kills $(KILLS)) \
 		$(if $(SECONDS),--seconds $(SECONDS)) --markdown
 
 simulate: $(VENV)/.dev ## The consumer in made-up worlds, with killed processes and failing backends: make simulate SEEDS=5000

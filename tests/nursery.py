@@ -25,6 +25,7 @@ NURSERY.set_forkserver_preload(
         "tests.agents.superdialog.shop",
         "tests.agents.brains.process",
         "tests.superdialog_sessions.application",
+        "tests.producers.table.wounded",
     ]
 )
 """There is one such server in a process, and it takes this list when it starts: so all tests share it. What is not

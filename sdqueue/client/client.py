@@ -198,6 +198,23 @@ class Client:
         self._check_open()
         await self._broker.check(timeout=timeout)
 
+    async def keep_replies(self, channel: str, *, timeout: float = CONFIRM_TIMEOUT_S) -> None:
+        """See to it that the replies of a channel are kept from now on, until somebody takes them. Idempotent.
+
+        Nobody has to listen to replies, so the broker drops those of a channel that has no queue yet.
+
+        Parameters:
+            channel: as in a turn.
+            timeout: seconds.
+
+        Raises:
+            TopologyMissing: nobody has declared the queues yet.
+            TopologyMismatch: the channel has a queue with other properties.
+            BrokerUnavailable: the broker was not reached in ``timeout`` seconds.
+        """
+        self._check_open()
+        await self._broker.declare_egress(channel, timeout=timeout)
+
     @asynccontextmanager
     async def submit(
         self, turn: InboundTurn, *, headers: Mapping[str, Any] | None = None, timeout: float = CONFIRM_TIMEOUT_S

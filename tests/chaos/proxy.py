@@ -22,6 +22,7 @@ class Proxy:
         self._passing = asyncio.Event()
         self._passing.set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._there: set[asyncio.StreamWriter] = set()
 
     async def open(self) -> str:
         """Listen, and return the broker's URL through it."""
@@ -37,6 +38,12 @@ class Proxy:
     def speak(self) -> None:
         """Everything passes again."""
         self._passing.set()
+
+    def cut_off(self) -> None:
+        """The broker loses all connections, and the other side is not told."""
+        self.silence()
+        for writer in self._there:
+            writer.transport.abort()
 
     async def close(self) -> None:
         """End all connections."""
@@ -54,9 +61,11 @@ class Proxy:
         with contextlib.suppress(OSError, asyncio.CancelledError):
             try:
                 there, back = await asyncio.open_connection(*self._target)
+                self._there.add(back)
                 try:
                     await asyncio.gather(self._forward(reader, back), self._forward(there, writer))
                 finally:
+                    self._there.discard(back)
                     back.close()
             finally:
                 writer.close()

@@ -6,7 +6,8 @@ What is known at each place where the process may die, and what the next one doe
 died                                           then
 =============================================  ===============================================================
 before ``begun`` is written                    nothing is visible; it is sent
-between ``begun`` and the answer               unknown: recognised, found, or decided by ``on_ambiguous``
+between ``begun`` and the answer               unknown: recognised, found, or decided by ``on_ambiguous``; a process
+                                               that is alive is waited for
 between the answer and its being written       likewise
 between two parts                              the next part is sent
 while an edit was under way                    the edit is done again: it shows the same
@@ -16,7 +17,9 @@ between ``done`` and the acknowledgement       the reply is dropped
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
+from typing import Final
 
 from sdqueue.channels import OnAmbiguous
 from sdqueue_producers.egress.growing import Growing
@@ -29,6 +32,12 @@ from sdqueue_producers.egress.splitting import split
 from sdqueue_producers.errors import Ambiguous, Permanent, RetryAfter
 from sdqueue_producers.observer import ProducerObserver
 from sdqueue_producers.outgoing import Outgoing, Ref, Sent
+
+FRESH_S: Final = 2.0
+"""What was written longer ago says nothing about who has the reply now: this process may have slept meanwhile."""
+
+MOST_BEGINNINGS: Final = 3
+"""A state that always takes longer than that must not keep replies from being shown."""
 
 
 class Courier:
@@ -55,6 +64,7 @@ class Courier:
             patience: for the rate limits.
 
         Raises:
+            Overtaken: another process has gone on with it.
             RetryAfter, Permanent: see :class:`Channel`; what was made visible before stays written down.
             Released, OutOfPatience: see :class:`Patience`.
         """
@@ -115,6 +125,7 @@ class Courier:
 
     async def _ref_of(self, job: Job, page: Page, patience: Patience) -> Ref:
         """What the platform calls the message that has grown; ``None`` where there is none that is known of."""
+        await page.wait_for_grown(patience)
         grown, caps, address = page.grown, self._platform.caps, job.reply.address
         if grown.live or not grown.begun:
             return grown.ref if grown.live else None
@@ -141,22 +152,36 @@ class Courier:
 
     async def _send(self, job: Job, outgoing: Outgoing, page: Page, patience: Patience) -> Sent:
         if page.record.begun:
+            await page.wait_for_call(patience)
             sent = await self._resolve(job, outgoing, page, patience)
             if sent is not None:
                 return sent
         outgoing = replace(outgoing, again=page.record.again)
         await self._platform.pace(job.reply.address, patience)
-        await page.save(begun=True)
+        await self._begin(page)
         try:
             return await self._platform.deliver(job.reply.address, outgoing)
         except RetryAfter:
-            await page.save(begun=False)
+            await page.save(begun=False, calling=False)
+            raise
+        except Permanent:
+            await page.save(begun=False, calling=False)
             raise
         except Ambiguous as error:
+            await page.save(calling=False)
             sent = await self._resolve(job, outgoing, page, patience)
             if sent is not None:
                 return sent
             raise RetryAfter(None, f"whether it arrived is not known: {error}") from error
+
+    async def _begin(self, page: Page) -> None:
+        """Write down that the call is made now; said again where that took so long that this may be asleep."""
+        clock = asyncio.get_running_loop().time
+        for _ in range(MOST_BEGINNINGS):
+            asked_at = clock()
+            await page.save(begun=True, calling=True)
+            if clock() - asked_at < FRESH_S:
+                return
 
     async def _resolve(self, job: Job, outgoing: Outgoing, page: Page, patience: Patience) -> Sent | None:
         """What an unknown outcome was; ``None``: send again."""
@@ -172,7 +197,7 @@ class Courier:
         else:
             sent = self._decide(job)
         if sent is None:
-            await page.save(begun=False, again=True)
+            await page.save(begun=False, calling=False, again=True)
         return sent
 
     async def _look_for(self, job: Job, outgoing: Outgoing, patience: Patience) -> Sent | None:
@@ -209,4 +234,4 @@ class Courier:
         most = self._platform.caps.max_chars
         refs = (*page.record.refs, ref)
         limits = page.record.limits or (most, most)
-        await page.save(refs=refs, limits=limits, begun=False, again=False, done=len(refs) == parts)
+        await page.save(refs=refs, limits=limits, begun=False, calling=False, again=False, done=len(refs) == parts)

@@ -16,7 +16,7 @@ from sdqueue_producers.egress.options import EgressOptions
 from sdqueue_producers.egress.patience import OutOfPatience, Patience
 from sdqueue_producers.egress.patient import PatientState
 from sdqueue_producers.egress.platform import Platform
-from sdqueue_producers.egress.record import ENDED_S, Page, ended_key
+from sdqueue_producers.egress.record import ENDED_S, Overtaken, Page, ended_key
 from sdqueue_producers.egress.retry import next_wait
 from sdqueue_producers.errors import Permanent, RetryAfter
 from sdqueue_producers.observer import ProducerObserver
@@ -81,6 +81,13 @@ class Desk:
             Released: it is not settled, and comes again.
         """
         arrived = asyncio.get_running_loop().time()
+        while True:
+            try:
+                return await self._handle(job, growing, patience, arrived)
+            except Overtaken:
+                patience.check()  # else it is looked again what there is left to do
+
+    async def _handle(self, job: Job, growing: Growing | None, patience: Patience, arrived: float) -> bool:
         page = self._page(job)
         _, first = await asyncio.gather(page.load(job.replay), self._state.parked(job.session))
         patience.check()
@@ -90,7 +97,7 @@ class Desk:
             now = self._clock()
             await self._park(job, Later(0.0, page.record.attempts, page.record.first_at or now))
             return True
-        while (later := await self.attempt(job, page, growing, patience)) is not None:
+        while (later := await self._attempt(job, page, growing, patience)) is not None:
             try:
                 await patience.sleep(later.seconds)
             except OutOfPatience as out:
@@ -110,15 +117,20 @@ class Desk:
         Raises:
             Released: it is not settled.
         """
-        page = await self._page(job).load(job.replay)
-        if await self._is_settled(job, page, None):
-            return None
-        later = await self.attempt(job, page, None, patience)
+        while True:
+            page = await self._page(job).load(job.replay)
+            if await self._is_settled(job, page, None):
+                return None
+            try:
+                later = await self._attempt(job, page, None, patience)
+                break
+            except Overtaken:
+                patience.check()
         if later is None and not page.record.dead:
             self._delivered(job, self._clock() - page.record.first_at)
         return later
 
-    async def attempt(self, job: Job, page: Page, growing: Growing | None, patience: Patience) -> Later | None:
+    async def _attempt(self, job: Job, page: Page, growing: Growing | None, patience: Patience) -> Later | None:
         """Try once; a reply that there is no hope for is put away.
 
         Returns:
@@ -182,8 +194,7 @@ class Desk:
             return True
         page = Page(self._state, self._platform.name, growing.reply_id, self._options.kept_ids_s)
         _, waiting = await asyncio.gather(page.load(0), self._state.parked(growing.session))
-        record = page.record
-        if record.done or record.begun or record.refs or page.grown.begun:
+        if not page.untouched or page.grown.begun:
             growing.give_up()
         elif waiting is not None:
             growing.next_at = asyncio.get_running_loop().time() + self._options.poll_s

@@ -17,6 +17,7 @@ from sdqueue_producers.egress.options import EgressOptions
 from sdqueue_producers.egress.outbox import Outbox
 from sdqueue_producers.egress.patient import PatientState
 from sdqueue_producers.egress.platform import Platform
+from sdqueue_producers.egress.presence import Presence
 from sdqueue_producers.egress.queue import RepliesQueue
 from sdqueue_producers.observer import ProducerObserver
 from sdqueue_producers.state import ProducerState
@@ -75,16 +76,17 @@ class Egress:
             self._broker, name, self._lanes.take, self._lanes.drop, observer, prefetch=options.prefetch
         )
         self._tasks = [
-            self._supervised(self._queue.run(), "queue"),
-            self._supervised(self._outbox.run(), "outbox"),
-            self._supervised(self._outbox.renew(), "leases"),
+            self._supervised(self._queue.run, "queue"),
+            self._supervised(self._outbox.run, "outbox"),
+            self._supervised(self._outbox.renew, "leases"),
+            self._supervised(Presence(state, name).run, "presence"),
         ]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        queue, outbox, leases = self._tasks
+        queue, outbox, leases, presence = self._tasks
         try:
             # Not to take, then to let end what is in flight under its leases, then to give the queue up.
             await _stop(outbox)
@@ -92,6 +94,7 @@ class Egress:
         finally:
             await _stop(queue)
             await _stop(leases)
+            await _stop(presence)
             await self._queue.close()
             assert self._failed is not None
             if not self._failed.done():
@@ -107,10 +110,10 @@ class Egress:
         assert self._failed is not None, "use it inside `async with egress:`"
         await asyncio.shield(self._failed)
 
-    def _supervised(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+    def _supervised(self, work: Callable[[], Coroutine[Any, Any, None]], name: str) -> asyncio.Task[None]:
         async def run() -> None:
             try:
-                await work
+                await work()
             except Exception as error:  # noqa: BLE001 -- see wait_failed
                 self._fail(error)
 

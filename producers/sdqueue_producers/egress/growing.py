@@ -11,7 +11,7 @@ from sdqueue.streaming import NewestAttempt
 from sdqueue_producers.egress.job import final_id
 from sdqueue_producers.egress.patient import PatientState
 from sdqueue_producers.egress.platform import Platform
-from sdqueue_producers.egress.record import Grown, grown_key
+from sdqueue_producers.egress.record import Grown, Page, grown_key
 from sdqueue_producers.egress.splitting import pieces
 from sdqueue_producers.errors import Ambiguous, DeliveryError, Permanent, RetryAfter
 from sdqueue_producers.outgoing import Outgoing, Ref, Stream
@@ -88,7 +88,9 @@ class Growing:
         caps, loop = self._platform.caps, asyncio.get_running_loop()
         try:
             wait = await self._platform.spare(self._template.address, edit=self.begun)
-            if wait <= 0:
+            if wait <= 0 and self.begun and not await self._is_ours():
+                self.lose()
+            elif wait <= 0:
                 await self._show()
                 wait = caps.edit_every_s
         except RetryAfter as error:
@@ -117,6 +119,11 @@ class Growing:
             await self._platform.call(lambda: stream.finish(self._outgoing(self.appended), self.appended))
         await self._without_stream()
 
+    async def _is_ours(self) -> bool:
+        """Whether no other process shows the final text already; asked last, since this one may have slept."""
+        page = Page(self._state, self._platform.name, self.reply_id, self._kept_s)
+        return (await page.load(0)).untouched
+
     async def _show(self) -> None:
         text = self._text_to_show()
         if not self.begun:
@@ -128,7 +135,7 @@ class Growing:
 
     async def _begin(self, text: str) -> None:
         caps, address = self._platform.caps, self._template.address
-        await self._write(Grown(begun=True))
+        await self._write(Grown(begun=True, by=self._state.name))
         try:
             if caps.native_stream:
                 self.stream = await self._platform.stream(address, self._outgoing(""))
@@ -142,12 +149,15 @@ class Growing:
         except (RetryAfter, Permanent):
             await self._write(Grown())
             raise
+        except Ambiguous:
+            await self._write(Grown(begun=True))
+            raise
         self.begun = True
         if self.stream is not None:
             self._ref = self.stream.ref
             self._ends_at = asyncio.get_running_loop().time() + STREAM_LIFE * caps.stream_max_s
-        await self._write(Grown(begun=True, live=True, ref=self._ref))
-        if self.stream is not None:
+        await self._write(Grown(begun=True, live=True, ref=self._ref, by=self._state.name))
+        if self.stream is not None and not self._lost:
             await self._append(self.stream, text)
 
     async def _append(self, stream: Stream, text: str) -> None:
@@ -177,7 +187,8 @@ class Growing:
         """Go on with edits, or leave the rest to the final reply."""
         if not self._platform.caps.can_edit:
             self._given_up = True
-        await self._write(Grown(begun=True, live=True, ref=self._ref, appended=self.appended))
+        by = "" if self._given_up else self._state.name
+        await self._write(Grown(begun=True, live=True, ref=self._ref, appended=self.appended, by=by))
 
     async def _edit(self, text: str) -> None:
         sent = await self._platform.edit(self._template.address, self._ref, self._outgoing(text))

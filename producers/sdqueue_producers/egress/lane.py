@@ -211,6 +211,7 @@ class Lanes:
         try:
             await lane.run()
         except Exception as error:  # noqa: BLE001 -- it surfaces where the egress is waited for
+            self._ending = True  # what comes behind those that it had must not overtake them
             self._on_defect(error)
         finally:
             # Nothing is awaited between its last look and this, so nothing has come that would be forgotten.

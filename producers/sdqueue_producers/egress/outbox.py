@@ -12,7 +12,6 @@ wait, since the lane looks whether there are any before it delivers:
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from typing import Final
 
@@ -27,6 +26,12 @@ PATIENCE_S: Final = 5.0
 
 RENEWALS: Final = 4
 """Leases are renewed so often in their life."""
+
+OVER_S: Final = 0.001
+"""The rest of a lease that is given back."""
+
+SHARE: Final = 2
+"""One in so many calls may be the outbox's: where a platform hangs, its sessions wait here, and others must go on."""
 
 
 class Outbox:
@@ -57,10 +62,8 @@ class Outbox:
         self._options = options
         self._clock = clock
         self._on_defect = on_defect
-        self._name = secrets.token_hex(8)
         self._working: dict[str, asyncio.Task[None]] = {}
-        self._leased: set[str] = set()
-        self._patience: set[Patience] = set()
+        self._leased: dict[str, Patience] = {}
         self._stirred = asyncio.Event()
         self._ending = False
 
@@ -72,7 +75,7 @@ class Outbox:
         """Look for sessions that are due, until cancelled."""
         while not self._ending:
             self._stirred.clear()
-            room = self._options.parallel - len(self._working)
+            room = max(self._options.parallel // SHARE, 1) - len(self._working)
             if room > 0:
                 due = await self._state.due(now=self._clock(), count=self._options.parallel + len(self._working))
                 for session in [session for session in due if session not in self._working][:room]:
@@ -85,18 +88,20 @@ class Outbox:
                 continue
 
     async def renew(self) -> None:
-        """Keep the leases of the sessions that are worked on, until cancelled."""
+        """Keep the leases of the sessions that are worked on, until cancelled; let go of those that are lost."""
         while True:
             await asyncio.sleep(self._options.lease_s / RENEWALS)
-            leases = {self._lease(session): self._name for session in self._leased}
-            if leases:
-                await self._state.set(leases, ttl_s=self._options.lease_s)
+            leased = list(self._leased.items())
+            kept = await asyncio.gather(*(self._take(session, self._options.lease_s) for session, _ in leased))
+            for (_, patience), ours in zip(leased, kept, strict=True):
+                if not ours:
+                    patience.release()
 
     async def drain(self, grace_s: float) -> None:
         """Begin nothing any more, and wait so long for what is in flight."""
         self._ending = True
         self._stirred.set()
-        for patience in self._patience:
+        for patience in self._leased.values():
             patience.release()
         if self._working:
             _, late = await asyncio.wait(list(self._working.values()), timeout=grace_s)
@@ -106,17 +111,15 @@ class Outbox:
 
     async def _work(self, session: str) -> None:
         try:
-            if not await self._state.add(self._lease(session), self._name, ttl_s=self._options.lease_s):
+            if not await self._take(session, self._options.lease_s):
                 return
-            self._leased.add(session)
-            patience = Patience(PATIENCE_S)
-            self._patience.add(patience)
+            patience = self._leased[session] = Patience(PATIENCE_S)
             try:
                 await self._work_off(session, patience)
             finally:
-                self._patience.discard(patience)
-                self._leased.discard(session)
-                await self._state.delete([self._lease(session)])
+                del self._leased[session]
+            # Not when it is cancelled, at the end: a state that is away must not hold that up.
+            await self._take(session, OVER_S)
         except Exception as error:  # noqa: BLE001 -- it surfaces where the egress is waited for
             self._on_defect(error)
         finally:
@@ -139,5 +142,7 @@ class Outbox:
                 due_at = self._clock() + later.seconds
                 await self._state.postpone(session, parked.key, attempts=later.attempts, due_at=due_at)
 
-    def _lease(self, session: str) -> str:
-        return f"{self._channel}:lane:{session}"
+    async def _take(self, session: str, seconds: float) -> bool:
+        """Have the lease of a session for so long, unless it is another's."""
+        key, name = f"{self._channel}:lane:{session}", self._state.name
+        return await self._state.swap(key, name, name, ttl_s=seconds)

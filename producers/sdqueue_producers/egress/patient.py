@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
@@ -28,7 +29,11 @@ class PatientState:
         observer: told when it cannot be used.
     """
 
+    name: str
+    """Who this process is, among those of the channel."""
+
     def __init__(self, state: ProducerState, channel: str, observer: ProducerObserver) -> None:
+        self.name = secrets.token_hex(8)
         self._state = state
         self._channel = channel
         self._observer = observer
@@ -41,9 +46,9 @@ class PatientState:
         """See :class:`ProducerState`."""
         await self._patiently(lambda: self._state.set(values, ttl_s=ttl_s))
 
-    async def add(self, key: str, value: str, *, ttl_s: float | None) -> bool:
+    async def swap(self, key: str, old: str | None, new: str, *, ttl_s: float | None) -> bool:
         """See :class:`ProducerState`."""
-        return await self._patiently(lambda: self._state.add(key, value, ttl_s=ttl_s))
+        return await self._patiently(lambda: self._state.swap(key, old, new, ttl_s=ttl_s))
 
     async def delete(self, keys: Sequence[str]) -> None:
         """See :class:`ProducerState`."""

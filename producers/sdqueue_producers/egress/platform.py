@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from sdqueue_producers.channel import Bucket, Caps, Channel
 from sdqueue_producers.egress.options import EgressOptions
@@ -17,8 +18,11 @@ from sdqueue_producers.outgoing import Address, Outgoing, Ref, Sent, Stream
 
 Made = TypeVar("Made")
 
-LEFT_FOR_FINALS = 0.3
+LEFT_FOR_FINALS: Final = 0.3
 """The part of a rate limit that deltas do not use."""
+
+BEHIND_FINALS_S: Final = 0.5
+"""How long a delta waits whose rate limit a reply is waiting for: of a limit of one call nothing can be left."""
 
 
 class Platform:
@@ -44,6 +48,8 @@ class Platform:
         self._state = state
         self._options = options
         self._observer = observer
+        self._wanted: Counter[str] = Counter()
+        """Rate limits by how many replies want a call out of them now."""
         self._places = asyncio.Semaphore(options.parallel)
 
     async def pace(self, address: Address, patience: Patience, *, edit: bool = False) -> None:
@@ -53,13 +59,21 @@ class Platform:
             Released, OutOfPatience: see :class:`Patience`.
         """
         buckets = await self._buckets(address, edit=edit)
-        while (seconds := await self._state.take(buckets)) > 0:
-            await patience.sleep(seconds)
+        wanted = Counter(bucket.key for bucket in buckets)
+        self._wanted += wanted
+        try:
+            while (seconds := await self._state.take(buckets)) > 0:
+                await patience.sleep(seconds)
+        finally:
+            self._wanted -= wanted
         patience.check()
 
     async def spare(self, address: Address, *, edit: bool) -> float:
         """Take one call for something that may wait; else the seconds after which there may be one."""
-        return await self._state.take(await self._buckets(address, edit=edit), reserve=LEFT_FOR_FINALS)
+        buckets = await self._buckets(address, edit=edit)
+        if any(bucket.key in self._wanted for bucket in buckets):
+            return BEHIND_FINALS_S
+        return await self._state.take(buckets, reserve=LEFT_FOR_FINALS)
 
     async def block(self, error: RetryAfter) -> None:
         """Let nobody send under a rate limit that was hit."""

@@ -6,11 +6,19 @@ import json
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final, Self
 
+from sdqueue_producers.egress.patience import Patience
 from sdqueue_producers.egress.patient import PatientState
+from sdqueue_producers.egress.presence import presence_key
 from sdqueue_producers.outgoing import Ref
 
 ENDED_S: Final = 3600.0
 """How long it is known that a turn has ended, so that nobody shows that it is being answered."""
+
+LOOK_S: Final = 0.2
+"""Seconds between two looks whether the call of another process has ended."""
+
+LAST_STEP_S: Final = 1.0
+"""How long the last edit of a process that has lost its replies may be on its way."""
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,8 @@ class Record:
     Parameters:
         refs: what the platform calls the parts that are visible.
         begun: the next part was being sent.
+        calling: the call of the platform for it has no end yet, as far as is known.
+        by: the process that wrote this.
         again: the next part may be there already.
         fresh: the first part is a new message, whatever has grown.
         done: nothing is left to do.
@@ -35,6 +45,8 @@ class Record:
 
     refs: tuple[Ref, ...] = ()
     begun: bool = False
+    calling: bool = False
+    by: str = ""
     again: bool = False
     fresh: bool = False
     done: bool = False
@@ -60,10 +72,10 @@ class Record:
         return cls(**fields)
 
     def of_replay(self, replay: int) -> Self:
-        """The record that a replay goes on with: what was visible before it died stays so."""
+        """The record that a replay goes on with: what was visible before it died stays so, and what may be, too."""
         if replay <= self.replay or (self.done and not self.dead):
             return self
-        return replace(self, replay=replay, done=False, dead=False, begun=False, attempts=0, first_at=0.0)
+        return replace(self, replay=replay, done=False, dead=False, calling=False, attempts=0, first_at=0.0)
 
 
 @dataclass(frozen=True)
@@ -75,12 +87,14 @@ class Grown:
         live: it is on the platform.
         ref: what the platform calls it.
         appended: what a native stream had shown when it could not be appended to any more.
+        by: the process that sends and edits it; empty where it does not any more.
     """
 
     begun: bool = False
     live: bool = False
     ref: Ref = None
     appended: str = ""
+    by: str = ""
 
     def dump(self) -> str:
         """As JSON."""
@@ -93,8 +107,12 @@ class Grown:
         return cls(**{name: value for name, value in fields.items() if name in cls.__dataclass_fields__})
 
 
+class Overtaken(Exception):
+    """Another process has written the record meanwhile: this one was cut off from the broker, or asleep."""
+
+
 class Page:
-    """The record of one reply, in the state.
+    """The record of one reply, in the state. A process that knows less than is written there cannot write.
 
     Parameters:
         state: keeps it.
@@ -110,18 +128,62 @@ class Page:
         self._key = f"{channel}:delivery:{reply_id}"
         self._grown_key = grown_key(channel, reply_id)
         self._kept_s = kept_s
+        self._channel = channel
+        self._text: str | None = None
 
     async def load(self, replay: int) -> Self:
         """Read it, as a replay goes on with it."""
-        record, grown = await self._state.get([self._key, self._grown_key])
-        self.record = Record.load(record).of_replay(replay)
+        self._text, grown = await self._state.get([self._key, self._grown_key])
+        self.record = Record.load(self._text).of_replay(replay)
         self.grown = Grown.load(grown)
         return self
 
     async def save(self, **changes: Any) -> None:
-        """Write it with changes."""
-        self.record = replace(self.record, **changes)
-        await self._state.set({self._key: self.record.dump()}, ttl_s=self._kept_s)
+        """Write it with changes.
+
+        Raises:
+            Overtaken: it is not what it was when it was read.
+        """
+        record = replace(self.record, **changes, by=self._state.name)
+        text = record.dump()
+        if not await self._state.swap(self._key, self._text, text, ttl_s=self._kept_s):
+            raise Overtaken
+        self.record, self._text = record, text
+
+    async def wait_for_call(self, patience: Patience) -> None:
+        """Wait as long as another process that is there is in the middle of the call that was begun.
+
+        Raises:
+            Overtaken: the call has ended.
+            Released, OutOfPatience: see :class:`Patience`.
+        """
+        while self.record.calling and self.record.by != self._state.name:
+            text, there = await self._state.get([self._key, presence_key(self._channel, self.record.by)])
+            if text != self._text:
+                raise Overtaken
+            if there is None:
+                return
+            await patience.sleep(LOOK_S)
+
+    async def wait_for_grown(self, patience: Patience) -> None:
+        """Wait as long as another process that is there is about to send the message that grows, or to edit it.
+
+        Raises:
+            Released, OutOfPatience: see :class:`Patience`.
+        """
+        while self.grown.by and self.grown.by != self._state.name:
+            grown, there = await self._state.get([self._grown_key, presence_key(self._channel, self.grown.by)])
+            self.grown = Grown.load(grown)
+            if there is None:
+                return
+            await patience.sleep(LAST_STEP_S if self.grown.live else LOOK_S)
+            if self.grown.live:
+                return
+
+    @property
+    def untouched(self) -> bool:
+        """Whether nobody has begun to show the reply that ends the turn."""
+        return not (self.record.begun or self.record.refs or self.record.done)
 
     def behind(self, replay: int) -> bool:
         """Whether this replay, or the reply itself, is a repeat of what was done."""

@@ -47,6 +47,7 @@ class Publisher:
         self._observer = observer
         self._on_published = on_published
         self._queues = SessionQueues()
+        self._kept: set[str] = set()
 
     def join(self, receipt: Receipt) -> Place:
         """Let these turns be the next of their sessions. The place must be left by :meth:`publish` or :meth:`asked`."""
@@ -95,8 +96,9 @@ class Publisher:
         (turn,) = receipt.turns
         try:
             await self._reach(place, until)
-            listening = self._client.submit(turn, headers=headers, timeout=_left(until))
             try:
+                await self._keep_replies(channel, until)
+                listening = self._client.submit(turn, headers=headers, timeout=_left(until))
                 replies = await listening.__aenter__()
             except SdqueueError as error:
                 self._observer.turn_unconfirmed(channel=channel.name, turn_id=_id(turn), error=str(error))
@@ -125,11 +127,18 @@ class Publisher:
 
     async def _confirmed(self, channel: Channel, turn: InboundTurn, headers: Mapping[str, str], until: float) -> None:
         try:
+            await self._keep_replies(channel, until)
             await self._client.publish(turn, headers=headers, timeout=_left(until))
         except SdqueueError as error:
             self._observer.turn_unconfirmed(channel=channel.name, turn_id=_id(turn), error=str(error))
             raise
         self._published(channel, turn)
+
+    async def _keep_replies(self, channel: Channel, until: float) -> None:
+        """A turn may be answered before any egress of its channel has run, and the answer must not be dropped."""
+        if channel.name not in self._kept:
+            await self._client.keep_replies(channel.name, timeout=_left(until))
+            self._kept.add(channel.name)
 
     def _published(self, channel: Channel, turn: InboundTurn) -> None:
         self._observer.turn_published(channel=channel.name, session_id=turn.session_id, turn_id=_id(turn))

@@ -13,6 +13,9 @@ from sdqueue_producers.request import Request
 
 Api = Literal["chat", "responses"]
 
+MAX_NAME: Final = 4096
+"""Longest ``user``, ``conversation`` and the like, in characters: they travel with the turn and its replies."""
+
 _TEXT_PARTS: Final = {"text", "input_text", "output_text"}
 _BEFORE: Final = {"system", "developer"}
 
@@ -126,8 +129,8 @@ def _last(body: Mapping[str, Any], api: Api) -> tuple[str, bool]:
         messages = [{"role": "user", "content": messages}]
     if not isinstance(messages, list) or not messages:
         raise _wrong(name, "must be a list with the user's message at its end")
-    if not all(isinstance(message, dict) for message in messages):
-        raise _wrong(name, "must be a list of objects")
+    if not all(isinstance(message, dict) and isinstance(message.get("role"), str | None) for message in messages):
+        raise _wrong(name, "must be a list of objects whose role is a text")
     said = [(place, message) for place, message in enumerate(messages) if message.get("role") not in _BEFORE]
     if not said or said[-1][1].get("role") != "user":
         raise _wrong(
@@ -148,7 +151,7 @@ def _content(content: Any, name: str) -> str:
     texts = []
     for place, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
-        if kind not in _TEXT_PARTS:
+        if not isinstance(kind, str) or kind not in _TEXT_PARTS:
             raise _wrong(f"{name}[{place}]", f"parts of the type {str(kind)[:40]!r} are not supported, only text")
         if not isinstance(part.get("text"), str):
             raise _wrong(f"{name}[{place}].text", "must be a text")
@@ -164,7 +167,7 @@ def _conversation(body: Mapping[str, Any]) -> str | None:
             raise _wrong("conversation.id", "must be a text")
     if conversation is not None and (not isinstance(conversation, str) or not conversation):
         raise _wrong("conversation", "must be an id, or an object with one")
-    return conversation
+    return _short(conversation, "conversation")
 
 
 def _metadata(body: Mapping[str, Any]) -> Mapping[str, str]:
@@ -184,7 +187,13 @@ def _text(body: Mapping[str, Any], name: str) -> str | None:
     value = body.get(name)
     if value is not None and not isinstance(value, str):
         raise _wrong(name, "must be a text")
-    return value or None
+    return _short(value, name) or None
+
+
+def _short(value: str | None, name: str) -> str | None:
+    if value is not None and len(value) > MAX_NAME:
+        raise _wrong(name, f"has {len(value)} characters, at most {MAX_NAME} are accepted")
+    return value
 
 
 def _flag(body: Mapping[str, Any], name: str, default: bool) -> bool:

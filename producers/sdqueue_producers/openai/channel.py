@@ -36,6 +36,8 @@ from sdqueue_producers.request import Receipt, Request
 CHAT: Final = "/v1/chat/completions"
 RESPONSES: Final = "/v1/responses"
 MODELS: Final = "/v1/models"
+OTHERS: Final = ("/v1/{api}", "/v1/{api}/{id}", "/v1/{api}/{id}/{part}")
+"""What else OpenAI has, so that clients are told in their own words that it is not here."""
 
 RETRIED_S: Final = 3600.0
 """Seconds in which a client's own second try is recognised: its longest wait is ten minutes a try, three tries."""
@@ -57,8 +59,8 @@ class OpenAIChannel(BaseChannel):
     """
 
     name = "openai"
-    caps = Caps(max_chars=2**31)
-    paths = (CHAT, RESPONSES, f"{RESPONSES}/{{id}}", MODELS, f"{MODELS}/{{id}}")
+    caps = Caps(max_chars=2**31, idempotent=True)  # an answer that is kept twice is kept once
+    paths = (CHAT, RESPONSES, f"{RESPONSES}/{{id}}", MODELS, f"{MODELS}/{{id}}", *OTHERS)
 
     def __init__(self, settings: OpenAISettings, context: ChannelContext) -> None:
         self._settings = settings
@@ -88,9 +90,14 @@ class OpenAIChannel(BaseChannel):
             return await self._ask(request, key, "chat")
         if path == RESPONSES:
             return await self._ask(request, key, "responses")
+        begin, _, name = path.rpartition("/")
+        if MODELS not in (path, begin) and begin != RESPONSES:
+            raise Trouble(404, "unknown_url", f"there is no {request.method[:20]} {path[:100]} here")
         _check_method(request, "GET")
-        if path.startswith(f"{RESPONSES}/"):
-            return Receipt(on_ok=await self._fetch(path.removeprefix(f"{RESPONSES}/"), key))
+        if begin == RESPONSES:
+            if request.query.get("stream", "").lower() == "true":  # else its client would see a stream of nothing
+                raise Trouble(400, "invalid_value", "stream: answers are fetched whole; leave it out", param="stream")
+            return Receipt(on_ok=await self._fetch(name, key))
         return Receipt(on_ok=self._show_models(path.removeprefix(MODELS).lstrip("/")))
 
     def explain(self, status: int, reason: str, detail: str) -> Response:

@@ -10,6 +10,8 @@ from typing import Any, Final
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from sdqueue_producers.jsonline import json_line
+
 KEEPALIVE: Final = b": waiting\n\n"
 """A comment, which every client skips."""
 
@@ -17,7 +19,8 @@ KEEPALIVE: Final = b": waiting\n\n"
 def event(data: Any, name: str | None = None) -> bytes:
     """One event."""
     head = f"event: {name}\n" if name else ""
-    return f"{head}data: {json.dumps(data, ensure_ascii=False, separators=(',', ':'))}\n\n".encode()
+    line = json_line(json.dumps(data, ensure_ascii=False, separators=(",", ":")))
+    return f"{head}data: {line}\n\n".encode()
 
 
 class EventStream(StreamingResponse):

@@ -6,9 +6,9 @@ What Slack says about an error decides (https://docs.slack.dev/reference/methods
 - ``internal_error`` and ``fatal_error``: "some aspect of the operation" may have succeeded → ``Ambiguous``
 - any other slug, known or not → ``Permanent``
 
-A 5xx other than 503 comes from a server that may have done it before it failed, so it is ``Ambiguous`` as well, and so
-is a connection that is cut once it was there. Where a repeat does no harm, as with an edit, ``Ambiguous`` becomes
-``RetryAfter``.
+A 5xx without such a slug may come from a server that has done it before it failed, or from a proxy whose connection to
+that server broke, which is a 503 as well. So it is ``Ambiguous``, as is a connection that is cut once it was there.
+Where a repeat does no harm, as with an edit, ``Ambiguous`` becomes ``RetryAfter``.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _refused(response: Any, what: str, bucket: str | None, repeatable: bool) -> 
     why = f"{what}: {slug or f'HTTP {status}'}"
     if status == 429 or slug in _LIMITED:
         return RetryAfter(_seconds(response.headers.get("Retry-After")), why, bucket=bucket)
-    if slug in _LATER or (status == 503 and slug not in _UNKNOWN):
+    if slug in _LATER:
         return RetryAfter(None, why)
     if slug in _UNKNOWN or status >= 500 or (slug is None and status < 400):
         return _unknown(why, repeatable)

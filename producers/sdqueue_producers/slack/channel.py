@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +15,7 @@ from starlette.routing import BaseRoute
 from sdqueue.errors import StoreUnavailable
 from sdqueue_producers.channel import BaseChannel, Bucket
 from sdqueue_producers.outgoing import Address, Outgoing, Ref, Sent, Stream
+from sdqueue_producers.registry import ChannelContext
 from sdqueue_producers.request import Receipt, Request, Submit, refusal
 from sdqueue_producers.slack.clients import Clients
 from sdqueue_producers.slack.commands import read_command, read_form
@@ -31,6 +33,9 @@ from sdqueue_producers.state import ProducerState
 EVENTS = "/slack/events"
 COMMANDS = "/slack/commands"
 INTERACTIONS = "/slack/interactions"
+
+STATE_S = 1.0
+"""Seconds that the state may take to tell what is known of a thread: of the three in which Slack wants an answer."""
 
 
 class SlackChannel(BaseChannel):
@@ -99,13 +104,14 @@ class SlackChannel(BaseChannel):
             if request.path == EVENTS:
                 if not _is(request, "application/json"):
                     return refusal(415, "content-type-wrong", "events are application/json")
-                return await self._event(read_json(request.body))
+                async with asyncio.timeout(STATE_S):
+                    return await self._event(read_json(request.body))
             if not form:
                 return refusal(415, "content-type-wrong", "this is application/x-www-form-urlencoded")
             return self._form(request.path, read_form(request.body))
         except UnreadablePayload as error:
             return refusal(400, error.reason, f"{error}")
-        except StoreUnavailable:
+        except (StoreUnavailable, TimeoutError):
             return refusal(503, "state-unavailable", "what is known cannot be read now; send it again", Retry_After="5")
 
     async def _event(self, payload: dict[str, Any]) -> Receipt:
@@ -181,3 +187,12 @@ class SlackChannel(BaseChannel):
 
 def _is(request: Request, content_type: str) -> bool:
     return request.headers.get("content-type", "").partition(";")[0].strip().lower() == content_type
+
+
+def make_channel(context: ChannelContext) -> SlackChannel:
+    """The Slack channel, told by ``SDQUEUE_SLACK_…``.
+
+    Raises:
+        ConfigurationError: the settings will not do.
+    """
+    return SlackChannel(SlackSettings.load(), context.state)

@@ -132,7 +132,7 @@ class Said:
             {
                 "id": self.turn_id,
                 "session_id": self.session_id,
-                "text": text or _names(files),
+                "text": text or _names(files) or plain_text(self.raw),  # a bare mention; models take no empty message
                 "channel": "slack",
                 "address": {
                     "install": envelope.install,

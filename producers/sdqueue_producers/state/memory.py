@@ -52,6 +52,14 @@ class MemoryState:
         await self.set({key: value}, ttl_s=ttl_s)
         return True
 
+    async def swap(self, key: str, old: str | None, new: str, *, ttl_s: float | None) -> bool:
+        """See :class:`ProducerState`."""
+        split_keys([key])
+        if self._value(key) not in (None, old, new):
+            return False
+        await self.set({key: new}, ttl_s=ttl_s)
+        return True
+
     async def delete(self, keys: Sequence[str]) -> None:
         """See :class:`ProducerState`."""
         if keys:

@@ -36,8 +36,8 @@ def open_state(settings: Settings) -> ProducerState:
             if not settings.broker_url.startswith("memory:"):
                 _log.warning(
                     "producers remember in the memory of this process only: after a restart, and in other processes, "
-                    "nothing is known of what was seen and delivered; set SDQUEUE_PRODUCER_STATE_URL to redis:// or "
-                    "sqlite:///"
+                    "nothing is known of what was seen and delivered, and replies that wait for a later try are lost; "
+                    "set SDQUEUE_PRODUCER_STATE_URL to redis:// or sqlite:///"
                 )
             return MemoryState()
         case "sqlite":

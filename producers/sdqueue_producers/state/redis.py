@@ -17,6 +17,7 @@ from sdqueue_producers.state.state import Parked, split_keys
 
 _FOLDER: Final = resources.files(__package__) / "lua"
 _SET: Final = Script("set", folder=_FOLDER)
+_SWAP: Final = Script("swap", folder=_FOLDER)
 _TAKE: Final = Script("take", folder=_FOLDER)
 _BLOCK: Final = Script("block", folder=_FOLDER)
 _PARK: Final = Script("park", folder=_FOLDER)
@@ -64,6 +65,11 @@ class RedisState:
         """See :class:`ProducerState`."""
         life = () if ttl_s is None else ("PX", _ms(ttl_s))
         return await self._scripts.command("SET", *self._values([key]), _bytes(value), "NX", *life) is not None
+
+    async def swap(self, key: str, old: str | None, new: str, *, ttl_s: float | None) -> bool:
+        """See :class:`ProducerState`."""
+        args = [_bytes(new if old is None else old), _bytes(new), 0 if ttl_s is None else _ms(ttl_s)]
+        return bool(await self._scripts.call(_SWAP, tuple(self._values([key])), args))
 
     async def delete(self, keys: Sequence[str]) -> None:
         """See :class:`ProducerState`."""

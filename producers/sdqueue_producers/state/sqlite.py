@@ -68,6 +68,12 @@ class SQLiteState:
         split_keys([key])
         return await self._thread.write(partial(_add, to_text(key), to_text(value), ttl_s, self._clock))
 
+    async def swap(self, key: str, old: str | None, new: str, *, ttl_s: float | None) -> bool:
+        """See :class:`ProducerState`."""
+        split_keys([key])
+        known = {text for text in (old, new) if text is not None}
+        return await self._thread.write(partial(_swap, to_text(key), known, to_text(new), ttl_s, self._clock))
+
     async def delete(self, keys: Sequence[str]) -> None:
         """See :class:`ProducerState`."""
         if keys:
@@ -141,6 +147,16 @@ def _add(name: Text, value: Text, ttl_s: float | None, clock: Clock, connection:
     row = (name, value, None if ttl_s is None else now + ttl_s)
     statement = "INSERT INTO producer_values (name, value, until) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
     return connection.execute(statement, row).rowcount == 1
+
+
+def _swap(
+    name: Text, known: set[str], new: Text, ttl_s: float | None, clock: Clock, connection: sqlite3.Connection
+) -> bool:
+    (value,) = _get([name], clock, connection)
+    if value is not None and value not in known:
+        return False
+    _set([(name, new)], ttl_s, clock, connection)
+    return True
 
 
 def _swept(clock: Clock, connection: sqlite3.Connection) -> float:

@@ -54,6 +54,22 @@ class ProducerState(Protocol):
         """Set a value where there is none; answers whether it was set."""
         ...
 
+    async def swap(self, key: str, old: str | None, new: str, *, ttl_s: float | None) -> bool:
+        """Set a value unless somebody else has set it meanwhile: to neither ``old`` nor ``new``.
+
+        So it may be repeated where its answer was lost, and a state that was emptied stops nobody.
+
+        Parameters:
+            key: whose value.
+            old: what it was when it was looked at; ``None``: there was none.
+            new: what it shall be.
+            ttl_s: seconds until it is forgotten; ``None``: never.
+
+        Returns:
+            Whether it is ``new`` now.
+        """
+        ...
+
     async def delete(self, keys: Sequence[str]) -> None:
         """Forget values; those that are not there are ignored."""
         ...

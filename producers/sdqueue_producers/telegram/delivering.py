@@ -10,6 +10,9 @@ from sdqueue_producers.telegram.api import CallFailed, NotSent, Refused
 WRONG_TOKEN_WAIT_S = 60.0
 """Seconds until a call is tried again after the token was not accepted: somebody has to change it."""
 
+LONGEST_WAIT_S = 86_400.0
+"""Seconds that Telegram can make us wait; whatever it says beyond is a fault of its own."""
+
 
 def delivery_error(error: CallFailed, *, bot: str, bucket: str, again_is_harmless: bool = False) -> DeliveryError:
     """What the egress is told.
@@ -20,8 +23,9 @@ def delivery_error(error: CallFailed, *, bot: str, bucket: str, again_is_harmles
         bucket: the rate limit of the chat.
         again_is_harmless: a repeat shows nothing twice, as with an edit.
     """
-    if isinstance(error, Refused):
+    if isinstance(error, Refused) and error.code < 500:
         return _refused(error, bot, bucket)
+    # A 5xx may come from a server that has shown it before it failed, or from a proxy that lost its connection to one.
     if isinstance(error, NotSent) or again_is_harmless:
         return RetryAfter(None, str(error))
     return Ambiguous(str(error))
@@ -30,7 +34,7 @@ def delivery_error(error: CallFailed, *, bot: str, bucket: str, again_is_harmles
 def _refused(error: Refused, bot: str, bucket: str) -> DeliveryError:
     if error.code == 429:
         return RetryAfter(_seconds(error.parameters.get("retry_after")), error.description, bucket=bucket)
-    if error.code >= 500 or error.code == 409:
+    if error.code == 409:
         return RetryAfter(None, str(error))
     if error.code in (401, 404):
         return RetryAfter(
@@ -51,4 +55,6 @@ def _refused(error: Refused, bot: str, bucket: str) -> DeliveryError:
 
 
 def _seconds(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or value < 0:
+        return None
+    return float(min(value, LONGEST_WAIT_S))

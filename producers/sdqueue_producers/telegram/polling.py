@@ -11,6 +11,7 @@ from uuid import uuid4
 from sdqueue.errors import SdqueueError
 from sdqueue_producers.state import ProducerState
 from sdqueue_producers.telegram.api import BotApi, Refused
+from sdqueue_producers.telegram.delivering import LONGEST_WAIT_S
 from sdqueue_producers.telegram.update import ALLOWED
 
 log = logging.getLogger(__name__)
@@ -108,4 +109,6 @@ def _wait_after(error: SdqueueError, failures: int) -> float:
     if isinstance(error, Refused) and error.code == 409:
         return CONFLICT_WAIT_S
     told = error.parameters.get("retry_after") if isinstance(error, Refused) else None
-    return float(told) if isinstance(told, int) else min(MAX_WAIT_S, 0.5 * float(2 ** min(failures, 10)))
+    if isinstance(told, int) and told > 0:
+        return float(min(told, LONGEST_WAIT_S))
+    return min(MAX_WAIT_S, 0.5 * float(2 ** min(failures, 10)))

@@ -73,8 +73,10 @@ class Update:
             raise BadUpdate("message.chat: an object with id and type is expected")
         if not _whole(message.get("message_id")) or not _whole(message.get("date")):
             raise BadUpdate("message: message_id and date are expected")
-        for name in ("from", "reply_to_message"):
-            if not isinstance(message.get(name) or {}, dict):
+        replied = message.get("reply_to_message") or {}
+        said_by = {"from": message, "reply_to_message": message, "reply_to_message.from": replied}
+        for name, fields in said_by.items():
+            if not isinstance(fields, dict) or not isinstance(fields.get(name.rpartition(".")[2]) or {}, dict):
                 raise BadUpdate(f"message.{name}: an object is expected")
         for name in ("text", "caption"):
             if not isinstance(message.get(name) or "", str):
@@ -126,12 +128,13 @@ class Update:
             if name in sender
         }
         about: dict[str, Any] = {"user": user, "chat": chat["type"], "message_id": message["message_id"]}
-        if attachments := _attachments(message):
+        attachments = _attachments(message)
+        if attachments:
             about["attachments"] = attachments
         return {
             "id": f"telegram:{me.name}:{self.number}",
             "session_id": session,
-            "text": _spoken(message, me),
+            "text": _spoken(message, me) or _names(attachments),
             "channel": "telegram",
             "address": {
                 "bot": me.name,
@@ -177,6 +180,11 @@ def _spoken(message: Mapping[str, Any], me: Me) -> str:
         if kind == "bot_command" and at and name.lower() == me.username.lower():
             return command + text[len(word) :]
     return text
+
+
+def _names(attachments: list[dict[str, Any]]) -> str:
+    """A message that is nothing but files says which: models take no empty message."""
+    return " ".join(f"[{each.get('name') or each['kind']}]" for each in attachments)
 
 
 def _entities(message: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:

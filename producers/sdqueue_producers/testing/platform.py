@@ -124,6 +124,8 @@ class FakePlatform:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+            for _ in range(3):  # clients in this process hear that their connections have ended
+                await asyncio.sleep(0)
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         body = await request.read()

@@ -128,6 +128,34 @@ class StateSuite:
             assert sum(added) == 1
             assert await other.get([f"{channel}:a"]) == [str(added.index(True))]
 
+    async def test_swap_sets_what_nobody_else_has_set_meanwhile(self, state: ProducerState, channel: str) -> None:
+        key = f"{channel}:a"
+        assert await state.swap(key, None, "one", ttl_s=None)
+        assert not await state.swap(key, None, "other", ttl_s=None)
+        assert await state.swap(key, "one", "two", ttl_s=None)
+        assert not await state.swap(key, "one", "other", ttl_s=None)
+        assert await state.get([key]) == ["two"]
+
+    async def test_a_swap_may_be_repeated_and_goes_on_from_nothing(self, state: ProducerState, channel: str) -> None:
+        key = f"{channel}:a"
+        assert await state.swap(key, "forgotten", "one", ttl_s=None)
+        assert await state.swap(key, "forgotten", "one", ttl_s=None)
+        assert await state.get([key]) == ["one"]
+
+    async def test_what_was_swapped_is_forgotten_after_its_time(self, state: ProducerState, channel: str) -> None:
+        key = f"{channel}:a"
+        await state.set({key: "one"}, ttl_s=None)
+        assert await state.swap(key, "one", "two", ttl_s=0.2)
+        await self.elapse(0.4)
+        assert await state.get([key]) == [None]
+
+    async def test_of_many_that_swap_at_once_one_does(self, state: ProducerState, channel: str) -> None:
+        key = f"{channel}:a"
+        await state.set({key: "old"}, ttl_s=None)
+        swapped = await asyncio.gather(*(state.swap(key, "old", str(number), ttl_s=None) for number in range(20)))
+        assert sum(swapped) == 1
+        assert await state.get([key]) == [str(swapped.index(True))]
+
     async def test_delete_forgets_and_ignores_what_is_not_there(self, state: ProducerState, channel: str) -> None:
         await state.set({f"{channel}:{name}": name for name in "abc"}, ttl_s=60)
         await state.delete([f"{channel}:a", f"{channel}:x", f"{channel}:c"])

@@ -165,6 +165,8 @@ def guarded(path: str, access: Access, doors: Mapping[str, Door]) -> Sequence[Ba
             origin = access.check_origin(request)
             if request.method == "OPTIONS":
                 response = Response(status_code=204, headers=preflight(methods))
+            elif request.method not in doors:  # HEAD, which Starlette takes wherever it takes GET
+                response = Problem(405, "method-not-allowed", f"only {methods} is accepted here").response()
             else:
                 response = await doors[request.method](request)
         except Problem as problem:

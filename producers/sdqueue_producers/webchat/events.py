@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from sdqueue.errors import StoreUnavailable
+from sdqueue_producers.jsonline import json_line
 from sdqueue_producers.webchat.access import Access
 from sdqueue_producers.webchat.feed import Feed
 from sdqueue_producers.webchat.presence import Presence
@@ -136,7 +137,7 @@ class _EventStream(Response):
 
 
 def _written(event: Mapping[str, Any]) -> str:
-    data = json.dumps(event, ensure_ascii=False, separators=(",", ":"))
+    data = json_line(json.dumps(event, ensure_ascii=False, separators=(",", ":")))
     place = f"id: {event['id']}\n" if "id" in event else ""
     return f"{place}data: {data}\n\n"
 

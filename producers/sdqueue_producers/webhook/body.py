@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 
 from sdqueue.errors import InvalidTurn
 from sdqueue.messages import MAX_SESSION_ID, InboundTurn
@@ -13,6 +13,13 @@ from sdqueue_producers.webhook.ids import CHANNEL, ID_FORM, TurnAddress, is_id, 
 
 FIELDS: Final = ("session_id", "text", "sender", "metadata", "kind", "stream", "deadline_s")
 """What a sender may say of a turn. Where its reply goes is not among them."""
+
+MAX_METADATA_BYTES: Final = 16 * 1024
+"""Longest ``metadata``, as JSON. It travels with every piece of a streamed answer, and is kept with the session's last
+replies: a megabyte would become gigabytes."""
+
+MAX_SENDER: Final = 256
+"""Longest ``sender``, in characters."""
 
 
 class RefusedError(Exception):
@@ -76,8 +83,18 @@ def read_turn(
         raise RefusedError(
             400, "invalid-field", f"session_id: has {len(session)} characters, at most {MAX_SESSION_ID} are accepted"
         )
+    sender = fields.get("sender")
+    if isinstance(sender, str) and len(sender) > MAX_SENDER:
+        raise RefusedError(
+            400, "invalid-field", f"sender: has {len(sender)} characters, at most {MAX_SENDER} are accepted"
+        )
     # First as it was given, so that what is said of it is said in the sender's words.
     turn = _make(fields, max_text_bytes)
+    size = len(to_json(turn.metadata))
+    if size > MAX_METADATA_BYTES:
+        raise RefusedError(
+            413, "metadata-too-long", f"metadata: has {size} bytes as JSON, at most {MAX_METADATA_BYTES} are accepted"
+        )
     address = TurnAddress(endpoint, id_, turn.session_id, held)
     return turn.model_copy(
         update={

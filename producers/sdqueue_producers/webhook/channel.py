@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import logging
 import re
@@ -33,6 +34,9 @@ from sdqueue_producers.webhook.settings import EndpointSettings, WebhookSettings
 _log = logging.getLogger(__name__)
 
 _PATH: Final = re.compile(r"/webhook/([^/]+)(?:/turns/([^/]+)(/events)?)?")
+
+STATE_S: Final = 0.5
+"""Seconds that the state may take to tell whether an id was used before, which is a help to senders and no more."""
 
 HOLDER_S: Final = 1.0
 """Seconds that a callback waits for a request that may be held for the same reply."""
@@ -132,8 +136,9 @@ class WebhookChannel(BaseChannel):
     async def _check_session(self, turn: str, address: TurnAddress) -> None:
         """One id names one message. Where the state is away this is left out: consumers know repeats as well."""
         try:
-            known = await self._memory.known(turn)
-        except SessionError:
+            async with asyncio.timeout(STATE_S):
+                known = await self._memory.known(turn)
+        except (SessionError, TimeoutError):
             return
         if known.session is not None and known.session != address.session:
             raise RefusedError(

@@ -28,11 +28,13 @@ _SPECIAL_V6: Final = tuple(
 _NEVER: Final = tuple(
     ip_network(net)
     for net in (
-        "0.0.0.0/8", "169.254.169.254/32", "224.0.0.0/4", "255.255.255.255/32",
-        "::/128", "fd00:ec2::254/128", "ff00::/8",
+        "0.0.0.0/8", "224.0.0.0/4", "255.255.255.255/32", "::/128", "ff00::/8",
+        "169.254.169.254/32", "169.254.170.2/32", "169.254.170.23/32", "fd00:ec2::254/128", "fd00:ec2::23/128",
+        "168.63.129.16/32", "fd20:ce::254/128", "100.100.100.200/32", "192.0.0.192/32",
     )
 )  # fmt: skip
-"""Nobody's receiver: no address, several of them, and the metadata services of clouds, which hand out credentials."""
+"""Nobody's receiver: no address, several of them, and the metadata services of clouds, which hand out credentials: of
+AWS (machines, containers, pods), Azure (whose second one has a public address), Google, Alibaba and Oracle."""
 
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _COMPATIBLE: Final = IPv6Network("::/96")

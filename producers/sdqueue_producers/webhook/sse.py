@@ -11,17 +11,19 @@ from contextlib import aclosing
 
 from starlette.responses import StreamingResponse
 
+from sdqueue_producers.jsonline import json_line
+
 
 def event_text(kind: str, data: str, id_: str | None = None) -> str:
     """One event.
 
     Parameters:
         kind: its name.
-        data: one line, such as JSON.
+        data: JSON.
         id_: what a client that comes back says in ``Last-Event-ID``.
     """
     named = "" if id_ is None else f"id: {id_}\n"
-    return f"event: {kind}\n{named}data: {data}\n\n"
+    return f"event: {kind}\n{named}data: {json_line(data)}\n\n"
 
 
 def events_response(events: AsyncGenerator[str, None], *, ping_s: float) -> StreamingResponse:

@@ -62,7 +62,7 @@ class Mortal:
         return lambda *args, **named: self._death.through(lambda: found(*args, **named))
 
 
-STATE = ("get", "set", "parked", "park", "unpark", "postpone", "add", "delete")
+STATE = ("get", "set", "swap", "parked", "park", "unpark", "postpone")
 
 
 async def crash_and_go_on(world: World, death: Death, options: EgressOptions, talk: Callable[[], Any]) -> bool:

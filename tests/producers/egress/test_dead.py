@@ -224,3 +224,19 @@ def test_errors_that_are_not_to_be_shown_are_not() -> None:
             assert await world.state.get(["fake:ended:t1"]) == ["1"]
 
     made_up(scenario)
+
+
+def test_a_replay_of_a_reply_whose_outcome_stayed_unknown_looks_for_it_first() -> None:
+    """Given one that was shown, and of which a platform that answers nothing any more did not tell for a day."""
+
+    async def scenario() -> None:
+        async with World(Caps(can_find=True, retry_s=(1.0,))) as world, world.egress():
+            world.platform.faults.extend(["cut", RetryAfter(None, "HTTP 500"), RetryAfter(None, "HTTP 500")])
+            await world.say.final("t1", "one")
+            await world.settled()
+            assert [letter.why.reason for letter in await world.letters()] == ["reply-retries-used-up"]
+            await DeadLetters(world.broker).replay(LetterFilter())
+            await world.settled()
+            assert world.platform.texts() == ["one"]
+
+    made_up(scenario)

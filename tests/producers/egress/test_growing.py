@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from typing import Any
 
 from sdqueue_producers import Ambiguous, Bucket, Caps, Permanent, RetryAfter
@@ -342,5 +343,38 @@ def test_a_process_that_has_lost_the_queue_lets_the_message_be() -> None:
             await world.say.final("t1", "one two three")
             await world.settled()
             assert world.platform.messages[0].texts == ["one ", "one two three"]
+
+    made_up(scenario)
+
+
+def test_deltas_of_many_sessions_take_no_call_that_a_final_reply_waits_for() -> None:
+    """Given a rate limit of one call, of which nothing can be left, and thirty messages that want to grow."""
+
+    async def scenario() -> None:
+        chance = random.Random(3)
+        caps = Caps(can_edit=True, edit_every_s=0.3)
+        async with World(caps, buckets=(Bucket("all", 1, 1.0),)) as world, world.egress():
+            take = world.state.take
+
+            async def taken(*args: Any, **named: Any) -> float:
+                await asyncio.sleep(chance.uniform(0.001, 0.02))
+                return float(await take(*args, **named))
+
+            world.state.take = taken
+
+            async def stream(number: int) -> None:
+                for index in range(1000):
+                    await world.say.delta(f"g{number}", index, "word ", f"growing{number}")
+                    await asyncio.sleep(0.2)
+
+            streams = [asyncio.create_task(stream(number)) for number in range(30)]
+            await asyncio.sleep(20)
+            for number in range(10):
+                began = world.clock()
+                await world.say.final(f"f{number}", f"final {number}", f"s{number}")
+                await world.platform.until(lambda number=number: f"final {number}" in world.platform.texts())
+                assert world.clock() - began < 2.5
+            for task in streams:
+                task.cancel()
 
     made_up(scenario)

@@ -257,3 +257,30 @@ def test_whatever_fails_every_reply_is_shown_once_in_order_or_has_a_letter(
             assert doubled <= unsure
 
     made_up(scenario)
+
+
+def test_sessions_whose_platform_hangs_leave_room_for_those_whose_platform_answers() -> None:
+    """Given more sessions in the outbox than calls may be under way, all of an address that never answers."""
+
+    async def scenario() -> None:
+        async with World() as world, world.egress(parallel=4) as egress:
+
+            async def hold(kind: str, address: str) -> None:
+                if address == "hanging":
+                    await asyncio.Event().wait()
+
+            world.platform.faults.extend(RetryAfter(100, "HTTP 503") for _ in range(20))
+            for number in range(20):
+                await world.say.final(f"t{number}", "one", f"s{number}", address="hanging")
+            await world.platform.until(lambda: len(world.platform.calls) == 20)
+            world.platform.hold = hold
+            await asyncio.sleep(130)
+            assert egress._outbox._working
+            for number in range(10):
+                began = world.clock()
+                await world.say.final(f"u{number}", f"{number}", "other")
+                await world.platform.until(lambda number=number: len(world.platform.texts("other")) > number)
+                assert world.clock() - began < 2
+                await asyncio.sleep(20)
+
+    made_up(scenario)

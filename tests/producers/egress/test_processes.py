@@ -28,6 +28,7 @@ class Server:
     url: str = ""
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     answering: asyncio.Event = field(default_factory=asyncio.Event)
+    refused: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def deliver(self, request: web.Request) -> web.Response:
         body = await request.json()
@@ -36,8 +37,14 @@ class Server:
             return web.Response(status=429, headers={"Retry-After": "0.3"})
         if fault == "long":
             return web.Response(status=429, headers={"Retry-After": "2"})
+        if fault == "half":
+            self.refused.set()
+            return web.Response(status=429, headers={"Retry-After": "0.9"})
         if fault == "500":
             return web.Response(status=500)
+        if fault == "late":
+            self.refused.set()
+            await asyncio.sleep(3)
         known = self.recognises and any(key == body["key"] for _, key, _ in self.messages)
         if not known:
             self.messages.append((body["address"], body["key"], body["text"]))

@@ -10,7 +10,7 @@ import pytest
 from sdqueue_producers import Caps, MemoryState, Receipt, Request
 from sdqueue_producers.ingress import order
 
-from sdqueue.brokers import Broker, SQLiteBroker, Topology
+from sdqueue.brokers import Broker, Message, SQLiteBroker, Topology
 from sdqueue.brokers.rabbitmq import RabbitMQBroker
 from sdqueue.errors import BrokerError
 from tests.producers.ingress.front import Chat, body, served, turn
@@ -50,6 +50,17 @@ async def test_a_request_becomes_turns_in_order_and_is_answered(broker: Broker |
         assert [e["turn_id"] for e in front.seen.of("turn_published")] == [str(n) for n in range(20)]
         (answered,) = front.seen.of("request_answered")
         assert (answered["channel"], answered["status"], answered["reason"]) == ("chat", 200, "")
+
+
+async def test_an_answer_is_kept_though_no_egress_has_run_yet(broker: Broker | None) -> None:
+    """Given an ingress that is up before any egress of its channel has made the queue of replies, when a turn is
+    answered at once, then the answer waits for the egress: the broker drops replies that no queue takes."""
+    async with served(Chat(), broker=broker) as front:
+        assert (await front.http.post("/chat", content=body(one(1)))).status_code == 200
+        topology = front.broker.topology
+        await front.broker.publish(topology.replies, "chat.final.0000", Message(b"{}"))
+        queue = await front.broker.declare_egress("chat")
+        assert (await front.broker.queue_state(queue)).depth == 1
 
 
 async def test_nothing_is_sent_before_the_confirm() -> None:

@@ -294,3 +294,8 @@ async def test_the_copy_of_a_reply_on_the_exchange_is_kept_and_goes_nowhere(fron
         )  # fmt: skip
         assert (await front.channel.deliver(address, Outgoing(reply, "forged"))).ref is None
     assert (await front.client().responses.retrieve(response.id)).output_text == "1: hello"
+
+
+async def test_a_copy_that_is_handed_over_again_is_recognised(front: Front) -> None:
+    """Keeping it twice is keeping it once: ``SDQUEUE_ON_AMBIGUOUS=drop`` leaves out no answer of a killed egress."""
+    assert front.channel.caps.idempotent

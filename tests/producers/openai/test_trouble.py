@@ -111,6 +111,8 @@ BAD_CHAT: dict[str, tuple[Any, int, str | None]] = {
     "metadata with a number": ({"messages": HI, "metadata": {"a": 1}}, 400, "metadata"),
     "too much metadata": ({"messages": HI, "metadata": {str(n): "x" for n in range(17)}}, 400, "metadata"),
     "a user that is a list": ({"messages": HI, "user": ["x"]}, 400, "user"),
+    "a user that is a novel": ({"messages": HI, "user": "x" * 4097}, 400, "user"),
+    "a conversation that is one": ({"messages": HI, "conversation": "x" * 4097}, 400, "conversation"),
     "a conversation that is a number": ({"messages": HI, "conversation": 5}, 400, "conversation"),
     "a conversation without id": ({"messages": HI, "conversation": {}}, 400, "conversation.id"),
 }
@@ -177,6 +179,28 @@ async def test_wrong_methods_types_sizes_and_names_are_refused(front: Front) -> 
         if path != "/v1/nothing":
             error_of(response)
     assert front.brain.asked == []
+
+
+async def test_what_openai_has_and_this_has_not_is_404_in_openais_shape(front: Front) -> None:
+    """After the key: who has none is told nothing."""
+    client = front.client()
+    with pytest.raises(openai.NotFoundError) as caught:
+        await client.embeddings.create(model="sdqueue", input="hi")
+    assert error_of(caught.value.response)["code"] == "unknown_url"
+    for method, path in (("GET", "/v1/files"), ("GET", "/v1/responses/r/input_items"), ("POST", "/v1/audio/speech")):
+        response = await front.http.request(method, path, headers={"Authorization": f"Bearer {ALICE}"})
+        assert response.status_code == 404
+        assert error_of(response)["code"] == "unknown_url"
+        assert (await front.http.request(method, path)).status_code == 401
+    assert front.brain.asked == []
+
+
+async def test_an_answer_is_not_fetched_as_a_stream_of_nothing(front: Front) -> None:
+    client = front.client()
+    answer = await client.responses.create(model="sdqueue", input="hi", conversation="c")
+    with pytest.raises(openai.BadRequestError, match="whole"):
+        await client.responses.retrieve(answer.id, stream=True)
+    assert (await client.responses.retrieve(answer.id)).output_text == answer.output_text
 
 
 async def test_the_same_idempotency_key_is_the_same_turn_and_answer(front: Front) -> None:

@@ -69,7 +69,7 @@ async def test_what_was_surely_not_done_is_tried_again(slack: FakeSlack, slug: s
     assert isinstance(await failure(slack, refused(slug)), RetryAfter)
 
 
-@pytest.mark.parametrize("status", [503, 403, 404])
+@pytest.mark.parametrize("status", [403, 404])
 async def test_a_page_that_says_nothing_was_done_is_tried_again(slack: FakeSlack, status: int) -> None:
     assert isinstance(await failure(slack, broken(status)), RetryAfter)
 
@@ -83,6 +83,7 @@ async def test_a_page_that_says_nothing_was_done_is_tried_again(slack: FakeSlack
         Fault(status=503, error="fatal_error"),
         broken(500, late=True),
         broken(502),
+        broken(503, late=True),
         broken(504),
         cut(late=True),
         cut(late=False),

@@ -60,6 +60,12 @@ async def test_a_mention_is_a_turn_of_its_thread(bot: Receiver) -> None:
     }  # fmt: skip
 
 
+async def test_a_bare_mention_is_no_empty_text(bot: Receiver) -> None:
+    """Models take none."""
+    [turn] = (await bot.take(p.app_mention(f" <@{p.BOT}> "))).turns
+    assert turn.text == f"@{p.BOT}"
+
+
 @pytest.mark.parametrize("order", [("app_mention", "message"), ("message", "app_mention")])
 async def test_both_events_of_one_message_make_the_same_turn(bot: Receiver, order: tuple[str, ...]) -> None:
     # Given a message that names the bot, which comes as two events in any order

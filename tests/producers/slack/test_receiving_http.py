@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
@@ -207,6 +208,18 @@ async def test_a_state_that_is_away_lets_slack_send_again() -> None:
     receipt = await slack.receive(p.event_request(p.thread_reply(), at=NOW))
     assert refused(receipt, 503, "state-unavailable")
     assert "password" not in bytes(receipt.on_ok.body).decode()
+
+
+async def test_a_state_that_says_nothing_is_given_up_before_slack_gives_up_us() -> None:
+    class Silent(MemoryState):
+        async def get(self, keys: object) -> list[str | None]:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    slack = SlackChannel(SlackSettings.load(signing_secret=p.SECRET, bot_token="x"), Silent(), clock=lambda: NOW)
+    async with asyncio.timeout(slack.caps.ack_deadline_s - 1):
+        receipt = await slack.receive(p.event_request(p.thread_reply(), at=NOW))
+    assert refused(receipt, 503, "state-unavailable")
 
 
 # Slash commands

@@ -44,6 +44,35 @@ class LooksThenAdds(Broken):
         return True
 
 
+class LooksThenSwaps(Broken):
+    caught_by = "test_of_many_that_swap_at_once_one_does"
+
+    async def swap(self, key: str, old: str | None, new: str, *, ttl_s: float | None) -> bool:
+        if (await self.get([key]))[0] not in (None, old, new):
+            return False
+        await asyncio.sleep(0)
+        await self.set({key: new}, ttl_s=ttl_s)
+        return True
+
+
+class SwapsForAnybody(Broken):
+    caught_by = "test_swap_sets_what_nobody_else_has_set_meanwhile"
+
+    async def swap(self, key: str, old: str | None, new: str, *, ttl_s: float | None) -> bool:
+        await self.set({key: new}, ttl_s=ttl_s)
+        return True
+
+
+class SwapsOnce(Broken):
+    caught_by = "test_a_swap_may_be_repeated_and_goes_on_from_nothing"
+
+    async def swap(self, key: str, old: str | None, new: str, *, ttl_s: float | None) -> bool:
+        if (await self.get([key]))[0] != old:
+            return False
+        await self.set({key: new}, ttl_s=ttl_s)
+        return True
+
+
 class TakesNumbersForNumbers(Broken):
     caught_by = "test_values_come_back_as_they_were"
 

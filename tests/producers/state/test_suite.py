@@ -12,5 +12,5 @@ from tests.producers.state.broken_states import BROKEN
 
 @pytest.mark.timeout(300)
 async def test_each_broken_state_is_caught(tmp_path: Path) -> None:
-    assert len(BROKEN) == 17
+    assert len(BROKEN) == 20
     assert await not_caught("tests/producers/state/broken_states.py", BROKEN, tmp_path) == []

@@ -39,8 +39,8 @@ class Refusal:
     body: str | None = None
 
 
-Cut = Literal["cut before", "cut after", "hang"]
-"""The connection ends before the call has an effect, or after it, or nothing is answered."""
+Cut = Literal["cut before", "cut after", "fail after", "hang"]
+"""The connection ends before the call has an effect, or after it, or it is a 500 after it, or nothing is answered."""
 
 
 @dataclass
@@ -125,6 +125,8 @@ class FakeTelegram:
         self.changed.set()
         if fault == "cut after":
             return _cut(request)
+        if fault == "fail after":
+            return _answer(Refusal(500))
         return _answer(result) if isinstance(result, Refusal) else web.json_response({"ok": True, "result": result})
 
     async def _getMe(self, params: dict[str, Any]) -> Any:

@@ -43,9 +43,10 @@ async def test_an_empty_reply_is_no_message(telegram: FakeTelegram, channel: Tel
     assert telegram.calls == []
 
 
-async def test_formatting_that_telegram_cannot_read_is_shown_plain(telegram: FakeTelegram) -> None:
+@pytest.mark.parametrize("said", ["can't parse entities: Unsupported start tag", "entities_too_long"])
+async def test_formatting_that_telegram_cannot_read_is_shown_plain(telegram: FakeTelegram, said: str) -> None:
     async with made(telegram, parse_mode="HTML") as channel:
-        telegram.fail("sendMessage", Refusal(400, "Bad Request: can't parse entities: Unsupported start tag"))
+        telegram.fail("sendMessage", Refusal(400, f"Bad Request: {said}"))
         await channel.deliver(address(), outgoing("a <b"))
         assert [call.get("parse_mode") for call in telegram.named("sendMessage")] == ["HTML", None]
         assert telegram.visible == ["a <b"]
@@ -59,8 +60,8 @@ REFUSALS: list[tuple[Refusal, type[DeliveryError], str]] = [
     (Refusal(400, "Bad Request: message thread not found"), Permanent, "topic-closed"),
     (Refusal(400, "Bad Request: not enough rights to send text messages to the chat"), Permanent, "no-rights"),
     (Refusal(400, "Bad Request: something of tomorrow"), Permanent, "refused"),
-    (Refusal(500), RetryAfter, ""),
-    (Refusal(502, body="<html>Bad Gateway</html>"), RetryAfter, ""),
+    (Refusal(500), Ambiguous, ""),
+    (Refusal(502, body="<html>Bad Gateway</html>"), Ambiguous, ""),
     (Refusal(401, "Unauthorized"), RetryAfter, ""),
     (Refusal(200, body="not JSON"), Ambiguous, ""),
 ]
@@ -77,6 +78,16 @@ async def test_what_telegram_refuses_is_told_from_what_it_may_take_later(
     assert telegram.visible == []
 
 
+@pytest.mark.parametrize(("told", "seconds"), [(10**400, 86_400.0), (-1, None), (0, 0.0)])
+async def test_a_wait_that_makes_no_sense_is_bounded(
+    telegram: FakeTelegram, channel: TelegramChannel, told: int, seconds: float | None
+) -> None:
+    telegram.fail("sendMessage", Refusal(429, "Too Many Requests", retry_after=told))
+    with pytest.raises(RetryAfter) as caught:
+        await channel.deliver(address(), outgoing("hi"))
+    assert caught.value.seconds == seconds
+
+
 async def test_429_closes_the_chats_own_bucket_for_as_long_as_telegram_says(
     telegram: FakeTelegram, channel: TelegramChannel
 ) -> None:
@@ -87,8 +98,10 @@ async def test_429_closes_the_chats_own_bucket_for_as_long_as_telegram_says(
     assert caught.value.bucket in {bucket.key for bucket in channel.buckets(address())}
 
 
-@pytest.mark.parametrize(("fault", "visible"), [("cut before", []), ("cut after", ["x"]), ("hang", [])])
-async def test_a_connection_that_ends_without_an_answer_is_ambiguous(
+@pytest.mark.parametrize(
+    ("fault", "visible"), [("cut before", []), ("cut after", ["x"]), ("fail after", ["x"]), ("hang", [])]
+)
+async def test_a_call_that_ends_without_telegrams_answer_is_ambiguous(
     telegram: FakeTelegram, fault: Cut, visible: list[str]
 ) -> None:
     async with made(telegram, call_timeout_s=0.3) as channel:

@@ -76,6 +76,15 @@ async def test_files_travel_as_ids_in_the_metadata(
     assert TOKEN not in turn.to_bytes().decode()
 
 
+async def test_a_message_that_is_nothing_but_files_says_which(channel: TelegramChannel) -> None:
+    """Models take no empty message."""
+    document = {"file_id": "d", "file_name": "report.pdf"}
+    (turn,) = (await channel.receive(post(message(1, None, document=document)))).turns
+    assert turn.text == "[report.pdf]"
+    (turn,) = (await channel.receive(post(message(2, None, voice={"file_id": "v"})))).turns
+    assert turn.text == "[voice]"
+
+
 async def test_a_moving_picture_is_one_attachment(channel: TelegramChannel) -> None:
     said = message(1, None, animation={"file_id": "a"}, document={"file_id": "a"})
     (turn,) = (await channel.receive(post(said))).turns

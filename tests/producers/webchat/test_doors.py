@@ -255,6 +255,14 @@ async def test_event_streams_need_a_token_and_are_not_without_number() -> None:
 # The page
 
 
+async def test_the_head_of_an_event_stream_is_nothing_and_no_defect() -> None:
+    """For strangers too; a server would let it stand open without a word."""
+    async with web_chat() as site:
+        for headers in ({}, {"Authorization": f"Bearer {await site.token()}"}):
+            async with site.http.head(f"{site.base}/webchat/events", headers=headers) as answer:
+                assert answer.status == 405
+
+
 async def test_the_page_and_the_widget_are_served_with_a_policy() -> None:
     async with web_chat() as site:
         async with site.http.get(f"{site.base}/webchat/") as answer:

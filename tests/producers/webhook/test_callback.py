@@ -185,7 +185,9 @@ async def test_retry_after_is_honoured(authority: Authority, status: int, value:
     assert caught.value.bucket == ("callback:crm" if status == 429 else None)
 
 
-@pytest.mark.parametrize("value", ["soon", "-5", "1.5", "\xb2", "Tue, 99 Foo 2026"])
+@pytest.mark.parametrize(
+    "value", ["soon", "-5", "1.5", "\xb2", "Tue, 99 Foo 2026", f"Sun, 06 Nov 1994 {'9' * 20}:49:37 GMT"]
+)
 async def test_a_retry_after_that_makes_no_sense_is_none(authority: Authority, value: str) -> None:
     async with (
         serving(Receiver(answering(503, Retry_After=value)), authority.tls) as receiver,

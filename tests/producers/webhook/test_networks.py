@@ -54,6 +54,12 @@ def test_metadata_services_are_never_connected_to_whatever_is_allowed() -> None:
     policy = AddressPolicy((ip_network("0.0.0.0/0"), ip_network("::/0")))
     for address in (
         "169.254.169.254",
+        "169.254.170.2",
+        "168.63.129.16",
+        "64:ff9b::168.63.129.16",
+        "100.100.100.200",
+        "192.0.0.192",
+        "fd20:ce::254",
         "::ffff:169.254.169.254",
         "2002:a9fe:a9fe::",
         "fd00:ec2::254",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 from collections.abc import Mapping
@@ -267,6 +268,8 @@ async def test_content_types(channel: WebhookChannel, content_type: str, status:
         ({"session_id": "a", "text": "nul \0"}, 400, "invalid-field"),
         ({"session_id": "a", "text": "x" * 300_000}, 413, "text-too-long"),
         (LEAST | {"kind": "shout"}, 400, "invalid-field"),
+        (LEAST | {"sender": "x" * 257}, 400, "invalid-field"),
+        (LEAST | {"metadata": {"a": "ü" * 8_200}}, 413, "metadata-too-long"),
         (LEAST | {"stream": "yes"}, 400, "invalid-field"),
         (LEAST | {"deadline_s": -1}, 400, "invalid-field"),
         (LEAST | {"metadata": []}, 400, "invalid-field"),
@@ -410,6 +413,18 @@ async def test_a_turn_without_a_stream_has_no_events() -> None:
 class _Away(MemoryState):
     async def get(self, keys: Any) -> list[str | None]:
         raise StoreUnavailable("the state is away")
+
+
+class _Silent(MemoryState):
+    async def get(self, keys: Any) -> list[str | None]:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+async def test_a_state_that_says_nothing_does_not_keep_messages_out() -> None:
+    channel = make_channel(state=_Silent(), endpoints=ENDPOINTS)
+    async with asyncio.timeout(2):
+        assert (await channel.receive(signed())).turns
 
 
 async def test_a_state_that_is_away_does_not_keep_messages_out_and_the_status_is_503() -> None:

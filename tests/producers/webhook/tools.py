@@ -154,6 +154,13 @@ class Authority:
     tls: ssl.SSLContext
 
 
+def _signs_certificates() -> x509.KeyUsage:
+    """What Python 3.13 wants to read in an authority's certificate, as RFC 5280 demands it."""
+    uses = ("digital_signature", "content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    no = dict.fromkeys((*uses, "encipher_only", "decipher_only"), False)
+    return x509.KeyUsage(key_cert_sign=True, crl_sign=True, **no)
+
+
 def make_authority(folder: Path, *names: str) -> Authority:
     """Make them, for these names and 127.0.0.1."""
     now = datetime.now(UTC)
@@ -174,12 +181,15 @@ def make_authority(folder: Path, *names: str) -> Authority:
     ca = (
         certificate(ca_name, ca_key.public_key())
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(_signs_certificates(), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     alternative = [x509.DNSName(name) for name in names] + [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     leaf = (
         certificate(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])]), key.public_key())
         .add_extension(x509.SubjectAlternativeName(alternative), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False)
         .sign(ca_key, hashes.SHA256())
     )
     (folder / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))

@@ -20,7 +20,10 @@ CASES: Final = {
     "forget_begun": ("slack-http", "delivered", "seen twice"),
     "new_ids": ("telegram-webhook", "confirmed", "doubled"),
 }
-"""The platform, where its producer is killed, and the column in which the mistake is seen. What is lost first comes again, too late."""
+"""The platform, where its producer is killed, and the column in which the mistake is seen.
+
+What the first of them loses comes again as a repeat, too late.
+"""
 
 
 @pytest.mark.chaos

@@ -128,7 +128,7 @@ class Tokens:
         if not dot or version != "v1" or len(token) > LONGEST or not token.isascii():
             raise TokenRefused(
                 "bad-token",
-                "this is neither a visitor token, as POST /webchat/token gives them out, nor one of the backend's secrets",
+                "this is neither a visitor token, which POST /webchat/token gives out, nor a secret of the backend",
             )
         given = _decode(signature)
         # All secrets are tried whatever comes of the first, so that the time tells nothing.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from tomllib import TOMLDecodeError
@@ -399,6 +399,15 @@ def installed_channels() -> list[str]:
     Each has settings of its own, in variables and a table of its name.
     """
     return sorted({entry.name for entry in entry_points(group="sdqueue.channels")})
+
+
+def needed_extras(channels: Iterable[str]) -> str:
+    """What pip has to install for these channels: ``'sdqueue[slack,webhook]'``.
+
+    The front door with OpenAI's API needs nothing of its own; the extra ``openai`` is for language models.
+    """
+    extras = sorted({"slack", "telegram", "webchat", "webhook"}.intersection(channels))
+    return f"'sdqueue[{','.join(extras) or 'producers'}]'"
 
 
 def _config_path() -> Path:

@@ -10,8 +10,9 @@ from typing import Final
 
 from sdqueue.client import Client
 from sdqueue.errors import ConfigurationError
-from sdqueue.settings import Settings, installed_channels
+from sdqueue.settings import Settings, installed_channels, needed_extras
 from sdqueue_producers.channel import Channel
+from sdqueue_producers.settings import ChannelSettings
 from sdqueue_producers.state import ProducerState
 
 GROUP: Final = "sdqueue.channels"
@@ -60,18 +61,40 @@ def make_channel(name: str, context: ChannelContext) -> Channel:
     Raises:
         ConfigurationError: there is no such channel, a package is missing, or its settings will not do.
     """
+    channel = _factory(name)(context)
+    if channel.name != name:
+        raise ConfigurationError(
+            f"channel {name!r} calls itself {channel.name!r}; its turns would be answered elsewhere"
+        )
+    return channel
+
+
+def settings_of(name: str) -> type[ChannelSettings] | None:
+    """The settings of the channel of this name; ``None`` where it has none that are a ChannelSettings.
+
+    Raises:
+        ConfigurationError: there is no such channel, or a package is missing.
+    """
+    _factory(name)  # its import defines them
+    waiting: list[type[ChannelSettings]] = [ChannelSettings]
+    while waiting:
+        found = waiting.pop()
+        if getattr(found, "channel", None) == name:
+            return found
+        waiting += found.__subclasses__()
+    return None
+
+
+def _factory(name: str) -> ChannelFactory:
     found: list[EntryPoint] = [entry for entry in entry_points(group=GROUP) if entry.name == name]
     if not found:
         raise ConfigurationError(f"there is no channel {name!r}; installed are {', '.join(installed_channels())}")
     try:
         factory: ChannelFactory = found[0].load()
     except ModuleNotFoundError as error:
+        ours = found[0].module.partition(".")[0] == __name__.partition(".")[0]
+        how = f"pip install {needed_extras([name])}" if ours else f"see what {found[0].module} needs"
         raise ConfigurationError(
-            f"channel {name!r} needs the package {error.name}, which is not installed: pip install 'sdqueue[{name}]'"
+            f"channel {name!r} needs the package {error.name}, which is not installed: {how}"
         ) from None
-    channel = factory(context)
-    if channel.name != name:
-        raise ConfigurationError(
-            f"channel {name!r} calls itself {channel.name!r}; its turns would be answered elsewhere"
-        )
-    return channel
+    return factory

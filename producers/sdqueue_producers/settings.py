@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
 from pydantic import ValidationError
 from pydantic_settings import (
@@ -19,6 +20,20 @@ from pydantic_settings import (
 )
 
 from sdqueue.errors import ConfigurationError
+from sdqueue.settings import installed_channels
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_WORDS: Final = {
+    "missing": "is needed, and not set",
+    "dict_type": "must be a table; in the environment, a JSON object",
+    "list_type": "must be a list; in the environment, a JSON array",
+    "tuple_type": "must be a list; in the environment, a JSON array",
+    "extra_forbidden": "there is no such setting",
+    "bool_parsing": "must be true or false",
+}
+"""What is said in place of pydantic's words, which are about Python."""
 
 
 class ChannelSettings(BaseSettings):
@@ -68,16 +83,45 @@ class ChannelSettings(BaseSettings):
         try:
             return cls(**{name: value for name, value in given.items() if value is not None})
         except ValidationError as error:
-            problems = [
-                f"  {cls._prefix()}{'.'.join(map(str, e['loc'])).upper()}: {e['msg'].removeprefix('Value error, ')}"
-                if e["loc"]
-                else f"  {e['msg'].removeprefix('Value error, ')}"
-                for e in error.errors(include_url=False, include_input=False)
-            ]
-            told = "\n".join(problems)
+            told = "\n".join(f"  {cls._problem(e)}" for e in error.errors(include_url=False, include_input=False))
             raise ConfigurationError(f"wrong settings of channel {cls.channel}:\n{told}") from None
         except SettingsError as error:  # a list or table in the environment that is not JSON; it names the field
-            raise ConfigurationError(f"wrong settings of channel {cls.channel}: {error}; it must be JSON") from None
+            field = re.search(r'field "(\w+)"', str(error))
+            what = f"{cls._prefix()}{field[1].upper()}" if field else str(error)
+            raise ConfigurationError(f"wrong settings of channel {cls.channel}:\n  {what}: must be JSON") from None
+
+    @classmethod
+    def unknown_variables(cls) -> list[str]:
+        """Variables of the environment that begin like those of this channel and are none: mistyped, perhaps."""
+        known = {f"{cls._prefix()}{name.upper()}" for name in cls.model_fields}
+        longer = tuple(f"{cls._prefix()}{other}_" for other in cls._longer_names())  # channel `web` beside `web-shop`
+        mine = (name for name in os.environ if name.startswith(cls._prefix()) and not name.startswith(longer))
+        return sorted(name for name in mine if name not in known)
+
+    @classmethod
+    def _longer_names(cls) -> list[str]:
+        own = f"{cls.channel.replace('-', '_')}_"
+        names = (name.replace("-", "_") for name in installed_channels())
+        return [name.removeprefix(own).upper() for name in names if name.startswith(own)]
+
+    def origin(self, name: str) -> str:
+        """Where the value of a field was read: ``environment``, ``.env``, ``sdqueue.toml``, or ``default``."""
+        if name not in self.model_fields_set:
+            return "default"
+        if os.environ.get(f"{self._prefix()}{name.upper()}"):
+            return "environment"
+        return str(_config_path()) if name in self._table() else ".env"
+
+    @classmethod
+    def _problem(cls, error: ErrorDetails) -> str:
+        """A wrong value, by the name of its variable, and where in it."""
+        message = _WORDS.get(error["type"]) or error["msg"].removeprefix("Value error, ")
+        if not error["loc"]:
+            return message
+        name, *inside = map(str, error["loc"])
+        if error["type"] == "missing" and (field := cls.model_fields.get(name)) and field.description:
+            message += f". {field.description}"
+        return f"{cls._prefix()}{name.upper()}: {'.'.join(inside)}{': ' if inside else ''}{message}"
 
     @classmethod
     def _prefix(cls) -> str:
@@ -85,7 +129,7 @@ class ChannelSettings(BaseSettings):
 
     @classmethod
     def _table(cls) -> dict[str, Any]:
-        path = Path(os.environ.get("SDQUEUE_CONFIG") or "sdqueue.toml")
+        path = _config_path()
         if not path.is_file():
             return {}
         try:
@@ -101,3 +145,7 @@ class ChannelSettings(BaseSettings):
                 f"{', '.join(cls.model_fields)}"
             )
         return table
+
+
+def _config_path() -> Path:
+    return Path(os.environ.get("SDQUEUE_CONFIG") or "sdqueue.toml")

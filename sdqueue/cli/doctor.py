@@ -22,7 +22,7 @@ from sdqueue.cli.options import BROKER, KEYS, STORE, Given, JsonOption, agents_o
 from sdqueue.client import Client
 from sdqueue.errors import ConfigurationError, SdqueueError, StoreUnavailable, TopologyMismatch
 from sdqueue.sessions import LockBackend, SessionRecord, SessionStore
-from sdqueue.settings import Settings
+from sdqueue.settings import Settings, needed_extras
 from sdqueue.urls import mask
 
 LIBRARIES: Final = ("sdqueue", "aio-pika", "redis", "hiredis", "pydantic", "pydantic-settings", "tenacity", "structlog")
@@ -254,7 +254,8 @@ async def _make_channels(settings: Settings) -> str:
     try:
         from sdqueue_producers import ChannelContext, MemoryState, make_channel, parse_channels
     except ModuleNotFoundError as error:
-        raise ConfigurationError(f"the package {error.name} is missing: pip install 'sdqueue[producers]'") from None
+        extras = needed_extras(name.strip() for name in settings.channels.split(","))
+        raise ConfigurationError(f"the package {error.name} is missing: pip install {extras}") from None
     context = ChannelContext(settings, MemoryState(), Client(open_broker(settings)))
     names = parse_channels(settings.channels)
     for name in names:

@@ -16,7 +16,7 @@ from sdqueue.cli.preparing import metrics_served, prepared
 from sdqueue.consumer.options import default_name
 from sdqueue.errors import ConfigurationError
 from sdqueue.observe.logs import configure_logging
-from sdqueue.settings import Settings
+from sdqueue.settings import Settings, needed_extras
 
 if TYPE_CHECKING:
     from sdqueue_producers.observer import ProducerObserver
@@ -61,15 +61,17 @@ async def producer(
     require_shared_broker(settings)
     try:
         from sdqueue_producers.process import Parts, Producer
-        from sdqueue_producers.registry import parse_channels
+        from sdqueue_producers.registry import parse_channels, settings_of
     except ModuleNotFoundError as error:
+        extras = needed_extras(name.strip() for name in settings.channels.split(","))
         raise ConfigurationError(
-            f"producers need the package {error.name}, which is not installed: pip install 'sdqueue[producers]'"
+            f"producers need the package {error.name}, which is not installed: pip install {extras}"
         ) from None
     channels = parse_channels(settings.channels)
     configure_logging(settings.log_level, settings.log_format)
     log = structlog.get_logger()
-    if unknown := Settings.unknown_variables():
+    of_channels = [found for name in channels if (found := settings_of(name)) is not None]
+    if unknown := [*Settings.unknown_variables(), *(v for found in of_channels for v in found.unknown_variables())]:
         log.warning("variables that are no settings have no effect", variables=unknown)
     name = name or default_name()
     parts = Parts(channels, ingress=only is not Half.EGRESS, egress=only is not Half.INGRESS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import signal
 import socket
@@ -58,6 +59,26 @@ async def test_what_cannot_work_is_said_at_once(
     assert (result.code, result.out) == (2, "")
     assert said in result.err
     assert "Traceback" not in result.err
+
+
+async def test_a_mistyped_variable_of_a_channel_is_logged(place: Place) -> None:
+    """No error: Kubernetes makes such variables for services of such names."""
+    env = {"SDQUEUE_OPENAI_KEYS": '{"me": "a-long-random-secret"}', "SDQUEUE_OPENAI_MODEL": "x"}
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        result = await place.run("producer", "--channels", "openai", "--producer-port", port, env=env)
+    assert "no settings have no effect" in result.err
+    assert "['SDQUEUE_OPENAI_MODEL']" in result.err
+
+
+async def test_the_settings_of_channels_are_shown_without_their_secrets(place: Place) -> None:
+    env = {"SDQUEUE_CHANNELS": "openai", "SDQUEUE_OPENAI_KEYS": '{"me": "a-long-random-secret"}'}
+    result = await place.run("settings", "--json", env=env)
+    row = json.loads(result.out)["openai_keys"]
+    assert (row["source"], row["value"]) == ("environment", {"me": ["**********"]})
+    assert "a-long-random-secret" not in result.out
 
 
 async def test_a_port_that_is_taken_is_said(place: Place) -> None:

@@ -13,7 +13,7 @@ from sdqueue_producers.request import Request
 
 Api = Literal["chat", "responses"]
 
-MAX_NAME: Final = 2048
+MAX_NAME: Final = 4096
 """Longest ``user``, ``conversation`` and the like, in characters: they travel with the turn and its replies."""
 
 _TEXT_PARTS: Final = {"text", "input_text", "output_text"}

@@ -64,7 +64,7 @@ class OpenAISettings(ChannelSettings):
     @classmethod
     def _keys_form(cls, keys: dict[str, list[SecretStr]]) -> dict[str, list[SecretStr]]:
         if not keys:
-            raise ValueError('at least one key is needed, such as {"alice": "a long random secret"}')
+            raise ValueError('at least one key is needed, such as {"alice": "a-long-random-secret"}')
         for name, secrets in keys.items():
             if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name):
                 raise ValueError(f"{name!r}: a key's name is 1 to 64 of A-Z, a-z, 0-9, _, . and -")

@@ -26,46 +26,52 @@ SCOPES: Final = (
 
 
 class SlackSettings(ChannelSettings):
-    """Settings of the Slack channel.
-
-    Parameters:
-        signing_secret: of the app; without it nothing is received over HTTP.
-        bot_token: ``xoxb-…`` of the one workspace that ``installations=env://`` serves.
-        app_token: ``xapp-…`` with the scope ``connections:write``; with it Socket Mode is used.
-        socket_connections: how many sockets this process opens; Slack allows an app 10 in all.
-        installations: where the tokens of workspaces are: ``env://`` (``bot_token``), ``file:///path/tokens.json``, or
-            ``state://``, the state that all producers share.
-        client_id: of the app; with it and ``client_secret`` the app can be installed at ``/slack/install``.
-        client_secret: of the app.
-        redirect_url: the public address of ``/slack/oauth_redirect``.
-        scopes: what an installation asks for, with commas between.
-        stream: whether turns ask for delta replies.
-        follow_threads: whether what is said in a thread in which the bot takes part is for it without a mention.
-        thread_ttl_s: seconds after the last turn of a thread for which it is followed.
-        status: shown in assistant threads while an answer is made, behind the app's name.
-        api_url: where Slack's Web API is.
-        authorize_url: where a browser is sent to install the app.
-        api_timeout_s: seconds that a call of the Web API may take.
-    """
+    """Settings of the Slack channel: ``SDQUEUE_SLACK_…``, or the table ``[slack]``."""
 
     channel: ClassVar[str] = "slack"
 
-    signing_secret: SecretStr = SecretStr("")
-    bot_token: SecretStr = SecretStr("")
-    app_token: SecretStr = SecretStr("")
-    socket_connections: int = Field(default=2, ge=1, le=10)
-    installations: str = "env://"
-    client_id: str = ""
-    client_secret: SecretStr = SecretStr("")
-    redirect_url: str = ""
-    scopes: str = ",".join(SCOPES)
-    stream: bool = True
-    follow_threads: bool = True
-    thread_ttl_s: float = Field(default=30 * 86_400.0, gt=0)
-    status: str = DEFAULT_STATUS
-    api_url: str = "https://slack.com/api/"
-    authorize_url: str = "https://slack.com/oauth/v2/authorize"
-    api_timeout_s: float = Field(default=15.0, gt=0)
+    signing_secret: SecretStr = Field(
+        default=SecretStr(""), description="The signing secret of the app; without it nothing is received over HTTP."
+    )
+    bot_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="The bot's token, xoxb-…, of the one workspace that installations=env:// serves.",
+    )
+    app_token: SecretStr = Field(
+        default=SecretStr(""),
+        description="A token of the app, xapp-…, with the scope connections:write; with it Socket Mode is used.",
+    )
+    socket_connections: int = Field(
+        default=2, ge=1, le=10, description="How many sockets this process opens; Slack allows an app 10 in all."
+    )
+    installations: str = Field(
+        default="env://",
+        description="Where the tokens of workspaces are: env:// (bot_token), file:///path/tokens.json, or "
+        "state://, the state that all producers share.",
+    )
+    client_id: str = Field(
+        default="",
+        description="The client id of the app; with it and client_secret the app can be installed at /slack/install.",
+    )
+    client_secret: SecretStr = Field(default=SecretStr(""), description="The client secret of the app.")
+    redirect_url: str = Field(default="", description="The public address of /slack/oauth_redirect.")
+    scopes: str = Field(default=",".join(SCOPES), description="What an installation asks for, with commas between.")
+    stream: bool = Field(default=True, description="Whether turns ask for delta replies.")
+    follow_threads: bool = Field(
+        default=True,
+        description="Whether what is said in a thread in which the bot takes part is for it without a mention.",
+    )
+    thread_ttl_s: float = Field(
+        default=30 * 86_400.0, gt=0, description="Seconds after the last turn of a thread for which it is followed."
+    )
+    status: str = Field(
+        default=DEFAULT_STATUS, description="Shown in assistant threads while an answer is made, behind the app's name."
+    )
+    api_url: str = Field(default="https://slack.com/api/", description="Where Slack's Web API is.")
+    authorize_url: str = Field(
+        default="https://slack.com/oauth/v2/authorize", description="Where a browser is sent to install the app."
+    )
+    api_timeout_s: float = Field(default=15.0, gt=0, description="Seconds that a call of the Web API may take.")
 
     @field_validator("api_url", "authorize_url", "redirect_url")
     @classmethod
@@ -84,6 +90,10 @@ class SlackSettings(ChannelSettings):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
+        if self.bot_token.get_secret_value().startswith("xapp-"):
+            raise ValueError("SDQUEUE_SLACK_BOT_TOKEN is an app-level token (xapp-…); the bot's begins with xoxb-")
+        if self.app_token.get_secret_value().startswith("xoxb-"):
+            raise ValueError("SDQUEUE_SLACK_APP_TOKEN is the bot's token (xoxb-…); an app-level one begins with xapp-")
         if not self.signing_secret.get_secret_value() and not self.app_token.get_secret_value():
             raise ValueError(
                 "nothing can be received: set SDQUEUE_SLACK_SIGNING_SECRET to receive over HTTP, or "

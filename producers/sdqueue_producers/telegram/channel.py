@@ -198,7 +198,7 @@ class TelegramChannel(BaseChannel):
                 if isinstance(moved, int) and moved != params["chat_id"]:
                     await self._state.set({_moved_key(address): str(moved)}, ttl_s=None)
                     params = params | {"chat_id": moved}
-                elif error.says("can't parse entities") and params["parse_mode"]:
+                elif error.says("can't parse entities", "ENTITIES_TOO_LONG") and params["parse_mode"]:
                     params = params | {"parse_mode": None}
                 elif error.says("message is not modified"):
                     return None

@@ -20,7 +20,9 @@ class Presence:
     def __init__(self, most: int, most_of_session: int) -> None:
         self._most = most
         self._most_of_session = most_of_session
+        self._most_waiting = max(1, most // 2)
         self._count = 0
+        self._waiting = 0
         self._sessions: Counter[str] = Counter()
 
     @contextmanager
@@ -37,6 +39,24 @@ class Presence:
             yield
         finally:
             self._count -= 1
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """A connection that has not said yet whose it is.
+
+        Half of all places is for these: strangers who hold connections open and say nothing leave the other half to
+        visitors, whose clients come by the event stream where no WebSocket is to be had.
+
+        Raises:
+            Problem: there are too many.
+        """
+        if self._waiting >= self._most_waiting:
+            raise Problem(503, "full", "too many connections have said no hello; try again", retry_after_s=5)
+        self._waiting += 1
+        try:
+            yield
+        finally:
+            self._waiting -= 1
 
     @contextmanager
     def of(self, session_id: str) -> Iterator[None]:

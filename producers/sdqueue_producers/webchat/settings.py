@@ -23,7 +23,8 @@ class WebchatSettings(ChannelSettings):
     channel: ClassVar[str] = "webchat"
 
     secrets: SecretStr = Field(
-        description="What signs visitor tokens, several with commas between: the first signs, all are accepted."
+        description="What signs visitor tokens, several with commas between: the first signs, all are accepted; "
+        "`openssl rand -base64 33` makes one."
     )
     backend_secrets: SecretStr = Field(
         default=SecretStr(""),

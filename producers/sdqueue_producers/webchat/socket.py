@@ -83,10 +83,11 @@ class SocketDoor:
 
     async def serve(self, socket: WebSocket) -> None:
         """One connection, from handshake to close."""
-        with ExitStack() as stack:
+        with ExitStack() as stack, ExitStack() as unknown:
             try:
                 self._access.check_origin(socket)
                 stack.enter_context(self._presence.connection())
+                unknown.enter_context(self._presence.waiting())
             except Problem as problem:
                 # Before the handshake is answered: with the extension of ASGI the client gets status and reason.
                 await _deny(socket, problem)
@@ -94,19 +95,20 @@ class SocketDoor:
             await socket.accept()
             connection = _Connection(socket, self._settings.send_timeout_s, largest(self._settings))
             try:
-                await self._converse(connection)
+                await self._converse(connection, unknown)
             except* _Gone:
                 pass
             except* Problem as group:
                 await connection.close(_first(group))
 
-    async def _converse(self, connection: _Connection) -> None:
+    async def _converse(self, connection: _Connection, unknown: ExitStack) -> None:
         try:
             async with asyncio.timeout(HELLO_S):
                 hello = parse(await connection.receive(), Hello)
         except TimeoutError:
             raise Problem(408, "no-hello", f"say hello within {HELLO_S:g} s") from None
         known = self._access.read(hello.token)
+        unknown.close()
         session_id = known.visitor.session_id(hello.conversation)
         tail = Tail(self._feed, session_id, hello.after)
         with self._presence.of(session_id), self._feed.watch(session_id) as wake:

@@ -111,8 +111,8 @@ BAD_CHAT: dict[str, tuple[Any, int, str | None]] = {
     "metadata with a number": ({"messages": HI, "metadata": {"a": 1}}, 400, "metadata"),
     "too much metadata": ({"messages": HI, "metadata": {str(n): "x" for n in range(17)}}, 400, "metadata"),
     "a user that is a list": ({"messages": HI, "user": ["x"]}, 400, "user"),
-    "a user that is a novel": ({"messages": HI, "user": "x" * 2049}, 400, "user"),
-    "a conversation that is one": ({"messages": HI, "conversation": "x" * 2049}, 400, "conversation"),
+    "a user that is a novel": ({"messages": HI, "user": "x" * 4097}, 400, "user"),
+    "a conversation that is one": ({"messages": HI, "conversation": "x" * 4097}, 400, "conversation"),
     "a conversation that is a number": ({"messages": HI, "conversation": 5}, 400, "conversation"),
     "a conversation without id": ({"messages": HI, "conversation": {}}, 400, "conversation.id"),
 }

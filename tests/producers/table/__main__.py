@@ -35,6 +35,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--points", nargs="+", default=list(ENDS), choices=ENDS, help="where they are killed")
     parser.add_argument("--seed", type=int, default=1, help="everything random comes from it")
     parser.add_argument("--kills", type=int, default=8, help="so often at each point")
+    parser.add_argument("--messages", type=int, default=10, help="at least so many from each of three users")
     parser.add_argument("--seconds", type=float, default=300.0, help="longest time for the kills of one row")
     parser.add_argument("--broker", default="rabbitmq", help=f"which broker to start: {', '.join(BROKERS)}")
     parser.add_argument("--store", default="redis", help=f"which store to start: {', '.join(STORES)}")
@@ -87,7 +88,7 @@ async def main() -> int:
 
 async def play(given: argparse.Namespace, house: House, platform: str, point: str, folder: Path) -> Result:
     """One row."""
-    plan = Plan(seed=given.seed, points=(point,), strikes=given.kills, at_most_s=given.seconds)
+    plan = Plan(seed=given.seed, points=(point,), strikes=given.kills, messages=given.messages, at_most_s=given.seconds)
     started = time.monotonic()
     try:
         outcomes = await World(house, ALONE[platform], plan, folder).play()

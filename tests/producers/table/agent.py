@@ -21,6 +21,9 @@ NAME: Final = "tests.producers.table.agent:Witness"
 THINK_S: Final = 0.05
 """Longest thinking, so that turns of different sessions end in another order than they began in."""
 
+SPEAK_S: Final = 0.4
+"""Longest pause between two pieces of a streamed answer, so that they are shown one after the other."""
+
 
 class Witness:
     """Remembers nothing but its conversation."""
@@ -46,4 +49,5 @@ class Witness:
     async def _pieces(self, *pieces: str) -> AsyncIterator[StreamChunk]:
         for piece in pieces:
             yield StreamChunk(piece)
+            await asyncio.sleep(random.uniform(0, SPEAK_S))
         yield StreamChunk(done=True, turn=TurnResult("".join(pieces)))

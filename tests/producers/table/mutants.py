@@ -55,12 +55,13 @@ def ack_first() -> None:
         async def deliver(self: Any, entry: Any) -> None:
             entry.delivery.subscription.ack(entry.delivery)
             try:
-                await self._desk_handles(entry, entry.job)
+                await self._handle(entry, entry.job)
             except Released:
                 return
 
         return deliver
 
+    patch(Lane, "_handle", lambda handle: handle)
     patch(Lane, "_deliver", hasty)
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.chaos.producer import quiet
 from tests.producers.table.checker import check
 from tests.producers.table.lives import RANDOM
-from tests.producers.table.platforms import ALONE, Make, together
+from tests.producers.table.platforms import ALONE, Make, otherwise, together
 from tests.producers.table.world import House, Outcome, Plan, World
 from tests.producers.table.wounded import POINTS
 
@@ -38,10 +38,10 @@ async def test_on_every_platform_a_producer_may_die_at_every_point(
             await house.clear()
 
     # Long polling has a producer of its own, which waits for the lease of the one that died: so fewer deaths.
-    most, polling = await asyncio.gather(
-        played(together, "most", (*POINTS, RANDOM)), played(ALONE["telegram-polling"], "polling", POINTS)
+    most, others = await asyncio.gather(
+        played(together, "most", (*POINTS, RANDOM)), played(otherwise, "others", POINTS)
     )
-    outcomes = most | polling
+    outcomes = most | others
     assert set(outcomes) == set(ALONE)
     for name, outcome in outcomes.items():
         findings = check(outcome.observations)

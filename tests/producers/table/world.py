@@ -225,7 +225,7 @@ class World:
             shown=platform.visible(),
             ambiguous=ambiguous,
             may_double=platform.may_double,
-            strange=(*platform.strange, *lives.strange, *_strange(told, platform)),
+            strange=(*platform.strange, *lives.strange, *_strange(told, platform, turns)),
         )
         return Outcome(observations, {t.point: n for t, n in lives.strikes.items() if t.platform == platform.name})
 
@@ -234,12 +234,17 @@ def _turn(reply: str) -> str:
     return reply.rpartition(":")[0]
 
 
-def _strange(told: Sequence[Mapping[str, Any]], platform: Platform) -> list[str]:
-    """What a producer says that nobody expected."""
+def _strange(told: Sequence[Mapping[str, Any]], platform: Platform, turns: set[str]) -> list[str]:
+    """What a producer says that nobody expected.
+
+    A reply of a world before may have stayed in the queue: a client that has got its answer on its own request does not
+    wait for the egress. Its endpoint may be gone by now.
+    """
     found = []
     for line in told:
         bad = line.get("level") in ("error", "critical") or line.get("event") == "reply dead"
-        if bad and line.get("channel") in (platform.channel, "", None):
+        known = "reply" not in line or _turn(str(line["reply"])) in turns
+        if bad and known and line.get("channel") in (platform.channel, "", None):
             found.append(json.dumps(line))
         if str(line.get("text", "")).startswith(("Traceback", "Task exception", "Exception ignored", "Error:")):
             found.append(str(line["text"]))

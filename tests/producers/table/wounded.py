@@ -186,5 +186,4 @@ def _wound(wound: Wound, journal: Journal) -> None:
         case "begun", _:
             patch(Page, "save", saving)
         case "delivered", _:
-            patch(Platform, "deliver", delivering)
-            patch(Platform, "edit", delivering)
+            patch(Platform, "call", delivering)

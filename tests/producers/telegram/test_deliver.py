@@ -43,9 +43,10 @@ async def test_an_empty_reply_is_no_message(telegram: FakeTelegram, channel: Tel
     assert telegram.calls == []
 
 
-async def test_formatting_that_telegram_cannot_read_is_shown_plain(telegram: FakeTelegram) -> None:
+@pytest.mark.parametrize("said", ["can't parse entities: Unsupported start tag", "entities_too_long"])
+async def test_formatting_that_telegram_cannot_read_is_shown_plain(telegram: FakeTelegram, said: str) -> None:
     async with made(telegram, parse_mode="HTML") as channel:
-        telegram.fail("sendMessage", Refusal(400, "Bad Request: can't parse entities: Unsupported start tag"))
+        telegram.fail("sendMessage", Refusal(400, f"Bad Request: {said}"))
         await channel.deliver(address(), outgoing("a <b"))
         assert [call.get("parse_mode") for call in telegram.named("sendMessage")] == ["HTML", None]
         assert telegram.visible == ["a <b"]

@@ -253,6 +253,20 @@ def test_a_token_is_renewed_in_time_and_the_conversation_goes_on(folder: Path, t
             page.until(lambda: page.state() == "Connected")
 
 
+def test_the_end_of_a_long_answer_is_in_sight(page: Page) -> None:
+    """Also after a reload: nobody has to scroll to what was said last."""
+    end = (
+        "const log = document.querySelector('[data-sdqueue-webchat]').shadowRoot.querySelector('.log');"
+        "return [log.scrollHeight > log.clientHeight, log.scrollHeight - log.scrollTop - log.clientHeight < 5]"
+    )
+    page.say("one line after another " * 40)
+    page.until(lambda: len(page.shown()) == 2)
+    page.until(lambda: page.driver.execute_script(end) == [True, True])
+    page.driver.refresh()
+    page.until(lambda: len(page.shown()) == 2)
+    page.until(lambda: page.driver.execute_script(end) == [True, True])
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_a_telephone_and_a_desk(page: Page, scheme: str, tmp_path: Path) -> None:
     features = [{"name": "prefers-color-scheme", "value": scheme}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import socket
 from pathlib import Path
@@ -313,6 +314,24 @@ async def test_connections_have_a_bound_for_the_process_and_for_a_session() -> N
                 with pytest.raises(aiohttp.WSServerHandshakeError) as full:
                     await site.http.ws_connect(f"{site.base}/webchat/socket")
                 assert full.value.status == 503
+
+
+async def test_who_says_no_hello_takes_half_of_the_places_at_most() -> None:
+    async with web_chat(max_connections=4) as site, contextlib.AsyncExitStack() as strangers:
+        # Given strangers that hold sockets open and say nothing, until no more are let in
+        address = f"{site.base}/webchat/socket"
+        sockets = [await strangers.enter_async_context(site.http.ws_connect(address)) for _ in range(2)]
+        with pytest.raises(aiohttp.WSServerHandshakeError) as full:
+            await site.http.ws_connect(address)
+        assert full.value.status == 503
+        # Then a visitor is served all the same
+        ann = await site.token("ann")
+        async with site.events(ann):
+            # And when one of them says who it is, there is room for another
+            await sockets[0].send_json({"type": "hello", "token": ann})
+            assert (await Visitor(sockets[0]).next())["type"] == "welcome"
+            async with site.socket(ann):
+                pass
 
 
 async def test_two_thousand_idle_visitors_cost_little_and_hear_at_once() -> None:

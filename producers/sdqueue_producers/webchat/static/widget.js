@@ -395,7 +395,7 @@
       this.panel.hidden = !open;
       this.launcher.hidden = open;
       this.launcher.setAttribute("aria-expanded", String(open));
-      if (open) { link.start(); this.down(true); }
+      if (open) { link.start(); this.down(); }
       if (focus) (open ? this.input : this.launcher).focus();
     },
     status(state) {
@@ -405,7 +405,7 @@
     limit(characters) { this.input.maxLength = characters; },
     say(text) {
       this.ownMessage(queue.add(text), "waiting");
-      this.down(true);
+      this.down();
       link.pump();
     },
 
@@ -422,6 +422,7 @@
       if (near) this.down();
     },
     ownMessage(item, state) {
+      const near = this.isDown();
       let element = this.own.get(item.id);
       if (!element) {
         element = this.bubble(LABELS.you, "own");
@@ -431,17 +432,19 @@
         this.log.append(element);
       }
       if (element.classList.contains("unsent")) this.delivery(item, state);
+      if (near) this.down();
       return element;
     },
     delivery(item, state) {
       const element = this.own.get(item.id);
       if (!element) return;
+      const near = this.isDown();
       element.querySelector(".delivery")?.remove();
       const line = make("p", { class: "delivery" }, item.failed ? `${LABELS.failed}: ${item.failed}` : LABELS[state]);
       if (item.failed || state === "waiting") line.append(this.button(LABELS.retry, () => { link.retry(item.id); link.soon(); }));
       if (item.failed) line.append(this.button(LABELS.remove, () => { queue.remove(item.id); element.remove(); this.own.delete(item.id); }));
       element.append(line);
-      this.down();
+      if (near) this.down();
     },
     sent(id) {
       const element = this.own.get(id);
@@ -488,8 +491,10 @@
     },
     typing(seconds) {
       clearTimeout(this.typingEnd);
+      const near = this.isDown();
       this.typist.hidden = !seconds;
-      if (seconds) { this.typingEnd = setTimeout(() => this.typing(0), seconds * 1000); this.down(); }
+      if (seconds) this.typingEnd = setTimeout(() => this.typing(0), seconds * 1000);
+      if (near) this.down();
     },
     button(text, act) {
       const element = make("button", { type: "button", class: "plain" }, text);
@@ -503,7 +508,7 @@
       for (const known of [this.replies, this.own, this.texts]) known.clear();
     },
     isDown() { return this.log.scrollHeight - this.log.scrollTop - this.log.clientHeight < 60; },
-    down(always = false) { if (always || this.isDown()) this.log.scrollTop = this.log.scrollHeight; },
+    down() { this.log.scrollTop = this.log.scrollHeight; }, // ask isDown before something is added: afterwards it is not
   };
 
   const STYLE = "widget.css"; // the server puts the text of that file here

@@ -8,7 +8,7 @@ from typing import Final
 
 from tests.producers.table.platforms.openai import OpenAIDoor
 from tests.producers.table.platforms.platform import Platform
-from tests.producers.table.platforms.slack import SlackHttp, SlackSocket, TimedSlack, slack_pair
+from tests.producers.table.platforms.slack import SlackHttp, SlackSocket, SlackStream, TimedSlack, slack_pair
 from tests.producers.table.platforms.telegram import TelegramPolling, TelegramWebhook
 from tests.producers.table.platforms.webchat import WebChat
 from tests.producers.table.platforms.webhook import WebhookCallback, WebhookHold
@@ -18,6 +18,7 @@ Make = Callable[[str, random.Random], Sequence[Platform]]
 
 ALONE: Final[Mapping[str, Make]] = {
     "slack-http": lambda url, chance: [SlackHttp(url, chance, TimedSlack())],
+    "slack-stream": lambda url, chance: [SlackStream(url, chance, TimedSlack())],
     "slack-socket": lambda url, chance: [SlackSocket(url, chance, TimedSlack())],
     "webhook-hold": lambda url, chance: [WebhookHold(url, chance)],
     "webhook-callback": lambda url, chance: [WebhookCallback(url, chance)],
@@ -29,7 +30,7 @@ ALONE: Final[Mapping[str, Make]] = {
 
 
 def together(url: str, chance: random.Random) -> Sequence[Platform]:
-    """All but Telegram's long polling, which a producer has in place of the webhook."""
+    """All that one producer can serve at once."""
     return [
         *slack_pair(url, chance),
         WebhookHold(url, chance),
@@ -40,4 +41,9 @@ def together(url: str, chance: random.Random) -> Sequence[Platform]:
     ]
 
 
-__all__ = ["ALONE", "Make", "Platform", "together"]
+def otherwise(url: str, chance: random.Random) -> Sequence[Platform]:
+    """Those that a producer has in place of others: Telegram's long polling, and streams in Slack."""
+    return [TelegramPolling(url, chance), SlackStream(url, chance, TimedSlack())]
+
+
+__all__ = ["ALONE", "Make", "Platform", "otherwise", "together"]

@@ -102,6 +102,25 @@ class SlackHttp(_Slack):
         return (await self.post(request.path, request.body, request.headers))[0] == 200
 
 
+class SlackStream(SlackHttp):
+    """The same, with answers that grow while they are made, in Slack's own streams."""
+
+    name = "slack-stream"
+
+    async def open(self, stack: AsyncExitStack) -> None:
+        await super().open(stack)
+        for method in ("chat.startStream", "chat.appendStream", "chat.stopStream", "chat.update"):
+            self.slack.fail(method, *self.faults(5000, *FAULTS, good=GOOD))
+
+    def settings(self) -> Mapping[str, str]:
+        return {**super().settings(), "SDQUEUE_SLACK_STREAM": "true"}
+
+    def visible(self) -> tuple[Shown, ...]:
+        if "chat.startStream" not in self.slack.done and len(self.slack.done) > 20:
+            self.strange.append("no stream was begun")
+        return super().visible()
+
+
 class SlackSocket(_Slack):
     """An envelope that is not acknowledged comes again, over any connection; some are cut behind one."""
 

@@ -8,7 +8,7 @@ from importlib import resources
 from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 
 _FOLDER: Final = resources.files(__package__) / "static"
@@ -36,6 +36,7 @@ def page_routes(*, page: bool) -> list[BaseRoute]:
         policy = {"Content-Security-Policy": POLICY, "X-Frame-Options": "DENY"}
         routes += [
             _serve("/webchat/", (_FOLDER / "index.html").read_bytes(), "text/html", policy),
+            Route("/webchat", _to_page, methods=["GET"]),
             _serve("/webchat/page.css", (_FOLDER / "page.css").read_bytes(), "text/css", {}),
         ]
     return routes
@@ -45,6 +46,11 @@ def widget() -> bytes:
     """The script with its stylesheet in it: one request, and a page's policy for styles need not know of it."""
     script, style = ((_FOLDER / name).read_text("utf-8") for name in ("widget.js", "widget.css"))
     return script.replace('STYLE = "widget.css"', f"STYLE = {json.dumps(style)}").encode()
+
+
+async def _to_page(request: Request) -> Response:
+    """To the page, by an address that holds behind a proxy that takes part of the path away."""
+    return RedirectResponse("webchat/", status_code=308)
 
 
 def _serve(path: str, body: bytes, media_type: str, headers: dict[str, str]) -> Route:

@@ -126,7 +126,10 @@ class Tokens:
         signed, dot, signature = token.rpartition(".")
         version, _, body = signed.partition(".")
         if not dot or version != "v1" or len(token) > LONGEST or not token.isascii():
-            raise TokenRefused("bad-token", "this is no visitor token; get one from POST /webchat/token")
+            raise TokenRefused(
+                "bad-token",
+                "this is neither a visitor token, which POST /webchat/token gives out, nor a secret of the backend",
+            )
         given = _decode(signature)
         # All secrets are tried whatever comes of the first, so that the time tells nothing.
         known = [hmac.compare_digest(_sign(secret, signed), given) for secret in self._secrets]

@@ -269,6 +269,8 @@ async def test_the_page_and_the_widget_are_served_with_a_policy() -> None:
             assert answer.status == 200
             assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
             assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        async with site.http.get(f"{site.base}/webchat") as answer:  # as people write it
+            assert (answer.status, answer.url.path) == (200, "/webchat/")
         async with site.http.get(f"{site.base}/webchat/widget.js") as answer:
             script = await answer.text()
             assert answer.content_type == "text/javascript"

@@ -72,14 +72,14 @@ def test_what_is_no_json_in_the_environment_is_told_without_its_value(monkeypatc
         ),
         ({"secrets": [SECRET], "allow_networks": ["10.0.0.1/8"]}, "10.0.0.1/8"),
         ({"secrets": [SECRET], "wait_s": 26}, "25"),
-        ({"secrets": [SECRET], "secret": SECRET}, "CRM.SECRET: Extra"),
+        ({"secrets": [SECRET], "secret": SECRET}, "crm.secret: there is no such setting"),
     ],
 )
 def test_an_endpoint_that_will_not_do_is_told_without_its_secrets(endpoint: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         WebhookSettings.load(endpoints={"crm": endpoint})
     assert told in str(caught.value)
-    assert "CRM" in str(caught.value)
+    assert "SDQUEUE_WEBHOOK_ENDPOINTS: crm" in str(caught.value)
     for secret in (SECRET, "whsec_c2hvcnQ=", "short'"):
         assert secret not in str(caught.value)
 

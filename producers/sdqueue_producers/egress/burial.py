@@ -67,6 +67,10 @@ class Burial:
             channel=self._channel, reply_id=letter.reply_id, reason=letter.reason, error=letter.error
         )
 
+    def routing_key(self, session_id: str) -> str:
+        """That of a final reply of a session."""
+        return self._broker.topology.reply_key(self._channel, "final", session_id)
+
     def _letter(self, reason: str, error: str, routing_key: str) -> DeadTurn:
         return DeadTurn(
             reason=PREFIX + reason,

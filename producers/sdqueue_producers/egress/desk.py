@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from sdqueue.brokers import Delivery
+from sdqueue.brokers import Delivery, Message
 from sdqueue.messages import OutboundReply
 from sdqueue_producers.egress.burial import Burial
 from sdqueue_producers.egress.courier import Courier
@@ -20,6 +20,7 @@ from sdqueue_producers.egress.record import ENDED_S, Overtaken, Page, ended_key
 from sdqueue_producers.egress.retry import next_wait
 from sdqueue_producers.errors import Permanent, RetryAfter
 from sdqueue_producers.observer import ProducerObserver
+from sdqueue_producers.state import Parked
 
 
 @dataclass(frozen=True)
@@ -175,6 +176,12 @@ class Desk:
     async def bury_unreadable(self, delivery: Delivery, error: str) -> None:
         """Put away what is no reply."""
         await self._burial.bury_unreadable(delivery.message, delivery.routing_key, error)
+
+    async def bury_parked(self, session: str, parked: Parked, error: str) -> None:
+        """Put away what is in the outbox and no reply, as it is there."""
+        message = Message(parked.body.encode(), message_id=parked.key)
+        key = self._burial.routing_key(session)
+        await self._burial.bury_unreadable(message, key, f"what waited in the outbox is no reply: {error}")
 
     def patience(self) -> Patience:
         """For a reply that is tried in place."""

@@ -88,11 +88,14 @@ class Job:
         """Back from the outbox.
 
         Raises:
-            ValueError, KeyError, TypeError: this is nothing that :meth:`parked` has made.
+            ValueError: this is nothing that :meth:`parked` has made, but perhaps that of a newer release.
         """
-        fields: dict[str, Any] = json.loads(parked.body)
-        routing_key = fields.pop("routing_key")
-        message = Message(**(fields | {"body": fields["body"].encode()}))
+        try:
+            fields: dict[str, Any] = json.loads(parked.body)
+            routing_key = fields.pop("routing_key")
+            message = Message(**(fields | {"body": fields["body"].encode()}))
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"it has another form than this release gives it ({error})") from None
         return cls(OutboundReply.decode(message.body), message, routing_key)
 
     def saying(self, text: str) -> OutboundReply:

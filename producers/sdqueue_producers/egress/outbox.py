@@ -130,7 +130,12 @@ class Outbox:
             parked = await self._state.parked(session)
             if parked is None or parked.due_at > self._clock():
                 return
-            job = Job.unparked(parked)
+            try:
+                job = Job.unparked(parked)
+            except ValueError as error:
+                await self._desk.bury_parked(session, parked, str(error))
+                await self._state.unpark(session, parked.key)
+                continue
             patience.restart(PATIENCE_S)
             try:
                 later = await self._desk.work_off(job, patience)

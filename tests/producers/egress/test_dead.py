@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from sdqueue_producers import Caps, Permanent, RetryAfter
+from sdqueue_producers import Caps, Parked, Permanent, RetryAfter
 
 from sdqueue.brokers import Message
 from sdqueue.deadletters import DeadLetters, LetterFilter
@@ -238,5 +238,25 @@ def test_a_replay_of_a_reply_whose_outcome_stayed_unknown_looks_for_it_first() -
             await DeadLetters(world.broker).replay(LetterFilter())
             await world.settled()
             assert world.platform.texts() == ["one"]
+
+    made_up(scenario)
+
+
+def test_what_waits_in_the_outbox_and_is_no_reply_is_a_letter_and_the_next_one_goes_on() -> None:
+    """As a newer release may have written it: a process that it ended would be followed by the next one, for ever."""
+
+    async def scenario() -> None:
+        async with World() as world:
+            for key, body in (("t1:0", "nonsense"), ("t2:0", '{"form": 2}'), ("t3:0", "[1]")):
+                await world.state.park("fake", "s", Parked(key, body, 1, 0.0, 0.0))
+            await world.say.final("t4", "four")
+            async with world.egress():
+                await world.settled()
+            assert world.platform.texts() == ["four"]
+            letters = await world.letters()
+            assert [(letter.name, letter.why.reason) for letter in letters] == [
+                (f"t{n}:0", "reply-unreadable") for n in (1, 2, 3)
+            ]
+            assert letters[1].message.body == b'{"form": 2}'
 
     made_up(scenario)

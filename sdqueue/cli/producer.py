@@ -51,6 +51,9 @@ async def producer(
     many as you like: they share what they have seen and delivered. A broker that is not up yet is waited for; what
     comes meanwhile is answered with 503, so that the platform sends it again.
 
+    With **--only**, both halves of a channel must run somewhere, with the same settings: replies wait in the channel's
+    queue until an egress takes them.
+
     Examples:
 
         sdqueue producer --channels slack,webhook

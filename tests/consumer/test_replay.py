@@ -31,7 +31,7 @@ class Flaky:
 async def put_back(stand: Stand, letter: Delivery) -> None:
     """What ``sdqueue dead replay`` does; the letter is left where it is."""
     dead = DeadLetter.read(letter)
-    await stand.broker.publish(stand.topology.turns, dead.key(stand.topology.partitions), dead.revived())
+    await stand.broker.publish(*dead.place(stand.topology), dead.revived())
 
 
 async def test_it_runs_again_and_is_answered_under_a_reply_id_of_its_own(stand: Stand) -> None:

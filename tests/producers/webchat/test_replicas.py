@@ -154,15 +154,17 @@ async def test_a_producer_that_is_killed_again_and_again_loses_and_doubles_nothi
         chatting = asyncio.create_task(chat(150))
         kills = 0
         spread = random.Random(7)
-        while not chatting.done() and kills < 6:
-            await asyncio.wait([chatting], timeout=spread.uniform(0.2, 0.9))
+        for answered in sorted(spread.sample(range(5, 130), 5)):
+            while not chatting.done() and len([event for event in seen if event["type"] == "final"]) < answered:
+                await asyncio.wait([chatting], timeout=0.01)
+            await asyncio.wait([chatting], timeout=spread.uniform(0, 0.05))
             if not chatting.done():
                 await asyncio.to_thread(pool.kill, "producer")
                 kills += 1
                 await asyncio.to_thread(pool.start, "producer")
         await chatting
         print(f"{kills} kills, {tries} connections")
-        assert kills >= 3
+        assert kills == 5
         # Then: in the order in which it was said, each message and each answer came exactly once
         said = [event["text"] for event in seen if event["type"] == "message"]
         answers = [event["text"] for event in seen if event["type"] == "final"]

@@ -22,10 +22,11 @@ from sdqueue import Consumer, ConsumerOptions, SessionWorker
 from sdqueue.agents import FunctionAgent
 from sdqueue.brokers import MemoryBroker, Topology
 from sdqueue.client import Client
-from tests.producers.slack.payloads import SECRET, app_mention, direct, message, sign
+from tests.producers.slack.payloads import SECRET, app_mention, assistant_thread, direct, message, sign
 from tests.producers.slack.server import FakeSlack, Fault, Installation, cut, hang, limited, refused
 
 WORDS = ("Once ", "upon ", "a ", "time")
+ASSISTANT_TS = "1699999000.000100"
 
 
 def _name(fault: Fault) -> str:
@@ -157,6 +158,22 @@ async def test_an_answer_in_a_direct_message_grows_by_edits() -> None:
         [message] = home.slack.visible("D1")
         assert message.shown == ["Once ", "Once upon a time"]
         assert home.slack.methods() == ["chat.postMessage", "chat.update"]
+
+
+async def test_an_assistant_thread_shows_that_an_answer_is_made_until_it_is_there() -> None:
+    """By the ingress that took the turn; the egress notes that it has ended."""
+    async with house(words=lambda _: WORDS) as home:
+        await home.say(assistant_thread())
+        await home.say(direct(ts=ts(2), thread_ts=ASSISTANT_TS))
+
+        async with asyncio.timeout(10):
+            await home.slack.until(lambda: any(home.slack.status_log))
+        await home.shows("D1", ASSISTANT_TS, ["Once upon a time"])
+        async with asyncio.timeout(10):
+            await home.slack.until(lambda: not any(home.slack.statuses.values()))
+        said = len(home.slack.status_log)
+        await asyncio.sleep(2.5)  # it looks every second: nothing is shown any more
+        assert not any(home.slack.status_log[said:])
 
 
 @pytest.mark.parametrize(

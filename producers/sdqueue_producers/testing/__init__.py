@@ -9,7 +9,10 @@ import pytest
 pytest.register_assert_rewrite(
     *(
         f"sdqueue_producers.testing.{module}"
-        for module in ("channel_base", "channel_receiving", "channel_sending", "states")
+        for module in (
+            *("channel_base", "channel_receiving", "channel_sending"),
+            *("state_base", "state_buckets", "state_outbox", "state_values", "states"),
+        )
     )
 )
 

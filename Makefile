@@ -24,7 +24,7 @@ STORE ?= redis
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format unit integration matrix pythons chaos producers simulate servers venv clean
+.PHONY: help demo test lint types format unit integration deploy matrix pythons chaos producers simulate servers venv clean
 
 # SERVERS=trixie takes the servers of that release of Debian: RabbitMQ 4 and Valkey 8; bookworm has 3.10 and Redis 7.
 ifneq ($(SERVERS),)
@@ -46,8 +46,8 @@ demo: $(VENV)/.package ## Play a conversation of three sessions, kill a consumer
 	$(BIN)/python examples/demo.py
 
 test: lint types servers ## Lint, types and all tests but those on clusters, on real RabbitMQ and Redis
-	$(PYTEST) -m 'not cluster' $(PYTEST_ARGS)
-	@echo 'Not tried: clusters of RabbitMQ, and other releases of the servers. make matrix tries them.'
+	$(PYTEST) -m 'not cluster and not engine' $(PYTEST_ARGS)
+	@echo 'Not tried: clusters of RabbitMQ, and other releases of the servers: make matrix. Containers: make deploy.'
 
 lint: $(VENV)/.dev ## Check style and formatting
 	$(BIN)/ruff check .
@@ -61,10 +61,13 @@ format: $(VENV)/.dev ## Format the code and sort its imports
 	$(BIN)/ruff format .
 
 unit: $(VENV)/.dev ## The tests that need no server
-	$(PYTEST) -m 'not rabbitmq and not redis' $(PYTEST_ARGS)
+	$(PYTEST) -m 'not rabbitmq and not redis and not engine' $(PYTEST_ARGS)
 
 integration: servers ## The tests that need RabbitMQ or Redis
-	$(PYTEST) -m '(rabbitmq or redis) and not cluster' $(PYTEST_ARGS)
+	$(PYTEST) -m '(rabbitmq or redis) and not cluster and not engine' $(PYTEST_ARGS)
+
+deploy: $(VENV)/.dev ## The tests of what is in deploy/ that need a Docker engine: the image, compose
+	$(BIN)/python -m pytest -m engine tests/deploy $(PYTEST_ARGS)
 
 matrix: $(VENV)/.dev ## The tests with servers on RabbitMQ 3.10 and Redis 7, on RabbitMQ 4 and Valkey 8, and on clusters
 	$(BIN)/python -m tests.servers.matrix $(MATRIX)

@@ -46,10 +46,10 @@ class Part:
 
 
 PARTS: Final = (
-    Part("one node each", ("tests", "-m", "(rabbitmq or redis) and not cluster")),
+    Part("one node each", ("tests", "-m", "(rabbitmq or redis) and not cluster and not engine")),
     Part("a cluster of three RabbitMQ nodes", ("tests", "-m", "cluster")),
 )
-SHORT_PARTS: Final = (Part("the short form", (*SHORT, "-m", "(rabbitmq or redis) and not cluster")),)
+SHORT_PARTS: Final = (Part("the short form", (*SHORT, "-m", "(rabbitmq or redis) and not cluster and not engine")),)
 
 
 def main() -> int:

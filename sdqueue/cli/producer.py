@@ -11,6 +11,7 @@ import structlog
 import typer
 
 from sdqueue.brokers import Broker
+from sdqueue.cli.notifying import Notifier
 from sdqueue.cli.options import BROKER, KEYS, STORE, Given, require_shared_broker, takes_settings
 from sdqueue.cli.preparing import metrics_served, prepared
 from sdqueue.consumer.options import default_name
@@ -80,8 +81,14 @@ async def producer(
     parts = Parts(channels, ingress=only is not Half.EGRESS, egress=only is not Half.INGRESS)
     running = Producer(settings, parts, name, _observer(settings, name))
     loop = asyncio.get_running_loop()
+    notifier = Notifier.take()
+
+    def stop() -> None:
+        notifier.stopping(settings.grace_s)
+        running.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, running.stop)
+        loop.add_signal_handler(number, stop)
     where = ""
 
     async def prepare(broker: Broker, stopping: asyncio.Event) -> bool:
@@ -95,8 +102,10 @@ async def producer(
     def ready() -> None:
         kind = f"{only} of " if only else ""
         print(f"producer {name} ready: {kind}{', '.join(channels)}{where}", flush=True)
+        notifier.ready(f"ready: {kind}{', '.join(channels)}{where}")
 
-    await running.run(prepare, listening, ready)
+    with notifier.beating():
+        await running.run(prepare, listening, ready)
     print(f"producer {name} stopped", flush=True)
 
 

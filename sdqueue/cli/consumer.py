@@ -6,25 +6,32 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Final
 
 import structlog
 import typer
+from prometheus_client import CollectorRegistry
 
 from sdqueue.agents import load_agents
 from sdqueue.backends import open_broker, open_membership, open_worker, opened_delta_log, opened_sessions, redis_url
+from sdqueue.brokers import Broker
 from sdqueue.cli.notifying import Notifier
 from sdqueue.cli.options import EVERYTHING, Given, agents_of, require_shared_broker, takes_settings
-from sdqueue.cli.preparing import metrics_served, prepared
+from sdqueue.cli.preparing import endpoints, prepared
 from sdqueue.consumer import Consumer, ConsumerOptions
 from sdqueue.consumer.processes import supervise
 from sdqueue.errors import ConfigurationError
 from sdqueue.observe import Observer, Observers
+from sdqueue.observe.health import ASK_S, Health, Readiness
 from sdqueue.observe.logs import LogObserver, configure_logging
 from sdqueue.observe.metrics import MetricsObserver
+from sdqueue.sessions import SessionStore
 from sdqueue.settings import Settings
 from sdqueue.urls import mask
+
+PROBED: Final = "sdqueue health"
+"""A session that nobody has, and that is looked for to see whether the store answers."""
 
 
 @takes_settings(*EVERYTHING)
@@ -53,16 +60,14 @@ async def consumer(
     if unknown := Settings.unknown_variables():
         structlog.get_logger().warning("variables that are no settings have no effect", variables=unknown)
     notifier = Notifier.take()
-    with notifier.beating():
-        if processes > 1:
+    if processes > 1:
+        with notifier.beating():
             await _supervise(settings, processes, name, apply, notifier)
-        else:
-            await _serve(settings, name, apply, supervised, notifier)
+    else:
+        await _serve(settings, name, apply, supervised, notifier)
 
 
-async def _supervise(
-    settings: Settings, processes: int, name: str | None, apply: bool, notifier: Notifier
-) -> None:
+async def _supervise(settings: Settings, processes: int, name: str | None, apply: bool, notifier: Notifier) -> None:
     if name is not None:
         raise ConfigurationError(f"--name {name} cannot name {processes} processes; leave it out")
     if settings.metrics_port:
@@ -87,8 +92,19 @@ async def _supervise(
         raise typer.Exit(1)
 
 
-async def _serve(
-    settings: Settings, name: str | None, apply: bool, supervised: bool, notifier: Notifier
+async def _serve(settings: Settings, name: str | None, apply: bool, supervised: bool, notifier: Notifier) -> None:
+    with endpoints(settings) as (health, registry), notifier.beating(health.look):
+        await _answer(settings, name, apply, supervised, health, registry, notifier)
+
+
+async def _answer(
+    settings: Settings,
+    name: str | None,
+    apply: bool,
+    supervised: bool,
+    health: Health,
+    registry: CollectorRegistry | None,
+    notifier: Notifier,
 ) -> None:
     options = ConsumerOptions.from_settings(settings, name=name)
     broker = open_broker(settings, name=f"sdqueue consumer {options.name}")
@@ -103,7 +119,7 @@ async def _serve(
             broker,
             worker,
             options,
-            observer=_observer(settings, options.name),
+            observer=_observer(registry, options.name),
             membership=open_membership(settings, name=options.name),
             delta_log=delta_log,
         )
@@ -112,6 +128,7 @@ async def _serve(
         def stop() -> None:
             notifier.stopping(settings.grace_s)
             stopping.set()
+            health.stopping()
             running.stop()
 
         loop = asyncio.get_running_loop()
@@ -119,7 +136,9 @@ async def _serve(
             loop.add_signal_handler(number, stop)
         if supervised:
             await _when_standard_input_ends(stop)
+        health.begun(Readiness(lambda: ["starting"], lambda: _reach(broker)).look)
         if await prepared(broker, stopping, apply, settings):
+            health.begun(_readiness(settings, broker, store, running).look)
             pooled = redis_url(settings) is not None
             what = f"agent {settings.agent or '(built-in)'}, store {mask(settings.store_url)}"
             await _run(running, pooled, what, notifier)
@@ -154,8 +173,24 @@ async def _run(running: Consumer, pooled: bool, what: str, notifier: Notifier) -
         await asyncio.wait({telling})
 
 
-def _observer(settings: Settings, name: str) -> Observer:
+def _readiness(settings: Settings, broker: Broker, store: SessionStore, running: Consumer) -> Readiness:
+    """Whether it takes work: by what the consumer knows, and where it would learn of a trouble late, by asking.
+
+    A broker that hangs is known from its heartbeats only after 25 s. The Redis of a pool is asked twice a second as it
+    is; any other store has to be.
+    """
+    asked: list[Callable[[], Awaitable[object]]] = [lambda: _reach(broker)]
+    if redis_url(settings) != settings.store_url:
+        asked.append(lambda: store.load(PROBED))
+    return Readiness(running.obstacles, *asked)
+
+
+async def _reach(broker: Broker) -> None:
+    await broker.queue_state(broker.topology.unrouted, timeout=ASK_S)
+
+
+def _observer(registry: CollectorRegistry | None, name: str) -> Observer:
     observers: list[Observer] = [LogObserver(name)]
-    if (registry := metrics_served(settings)) is not None:
+    if registry is not None:
         observers.append(MetricsObserver(registry))
     return Observers(*observers)

@@ -6,11 +6,16 @@ import asyncio
 import contextlib
 import os
 import socket
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Iterator, MutableMapping
 from typing import Final, Self
 
+from sdqueue.observe.health import Look
+
 BEAT_S: Final = 1.0
-"""Seconds between two signs of life and looks at the status, where the service manager does not want them sooner."""
+"""Seconds between two signs of life, where the service manager does not want them sooner."""
+
+LOOK_S: Final = 3.0
+"""Seconds between two looks at whether work is taken, which asks the broker and the store."""
 
 UNREADY_S: Final = 10.0
 """Seconds after which a process that still waits for its servers counts as started: it goes on waiting by itself."""
@@ -37,7 +42,7 @@ class Notifier:
         self._beat_s = min(BEAT_S, watchdog_s / 2) if watchdog_s else BEAT_S
         self._watched = watchdog_s > 0
         self._ready = self._stopping = False
-        self._status = ""
+        self._status = self._ready_status = ""
         self._unsaid: dict[str, str] = {}
 
     @classmethod
@@ -49,11 +54,11 @@ class Notifier:
         return cls(address, int(watchdog) / 1e6 if ours and watchdog.isdecimal() else 0.0)
 
     @contextlib.contextmanager
-    def beating(self, status: Callable[[], str] = str) -> Iterator[None]:
+    def beating(self, look: Look | None = None) -> Iterator[None]:
         """Give signs of life while the block lasts, and count as started after a while, ready or not.
 
         Parameters:
-            status: what to show, looked at each time; empty: what was shown last.
+            look: why no work is taken, shown as the status.
         """
         if not self._address:
             yield
@@ -62,18 +67,26 @@ class Notifier:
         timers = [loop.call_later(UNREADY_S, self.ready)]
 
         def beat() -> None:
-            self._tell("WATCHDOG=1" if self._watched else "", self._changed(status()))
+            self._tell("WATCHDOG=1" if self._watched else "")
             timers[1:] = [loop.call_later(self._beat_s, beat)]
 
         beat()
+        following = [] if look is None else [asyncio.create_task(self._follow(look), name="status")]
         try:
             yield
         finally:
-            for timer in timers:
-                timer.cancel()
+            for running in (*timers, *following):
+                running.cancel()
+
+    async def _follow(self, look: Look) -> None:
+        while True:
+            refusals = await look()
+            self._tell(self._changed(f"not ready: {'; '.join(refusals)}" if refusals else self._ready_status))
+            await asyncio.sleep(LOOK_S)
 
     def ready(self, status: str = "") -> None:
-        """It is up, which is said once."""
+        """It is up, which is said once; the status holds whenever nothing speaks against it."""
+        self._ready_status = status or self._ready_status
         self._tell("" if self._ready or self._stopping else "READY=1", self._changed(status))
         self._ready = True
 

@@ -136,11 +136,27 @@ async def test_a_process_that_waits_for_its_servers_counts_as_started_after_a_wh
     monkeypatch.setattr(notifying, "UNREADY_S", 0.1)
     monkeypatch.setattr(notifying, "BEAT_S", 0.02)
     notifier = Notifier(manager.address)
-    with notifier.beating(lambda: "waits:\nno broker"):
-        assert await manager.until("STATUS=") == "STATUS=waits: no broker"
+    monkeypatch.setattr(notifying, "LOOK_S", 0.02)
+    refusals = ["the broker\nis away", "the store too"]
+
+    async def look() -> list[str]:
+        return refusals
+
+    with notifier.beating(look):
+        assert await manager.until("") == "STATUS=not ready: the broker is away; the store too"
         assert await manager.until("") == "READY=1"
+        refusals.clear()
         notifier.ready("ready: 4 partitions")
         assert await manager.until("") == "STATUS=ready: 4 partitions"
+        refusals.append("the store is away")
+        assert await manager.until("") == "STATUS=not ready: the store is away"
+        refusals.clear()
+        assert await manager.until("") == "STATUS=ready: 4 partitions"
+        notifier.stopping(1)
+        await manager.until("STATUS=stopping")
+        refusals.append("stopping")
+        await asyncio.sleep(0.1)
+        assert manager.waiting() == []
 
 
 async def test_a_blocked_loop_gives_no_sign_of_life(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +195,10 @@ async def test_signs_of_life_are_the_business_of_the_process_that_they_are_asked
     environ = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "20000", "HOME": "/"}
     if pid is not None:
         environ["WATCHDOG_PID"] = str(pid)
-    with Notifier.take(environ).beating(lambda: "here"):
-        await manager.until("STATUS=here")
+    notifier = Notifier.take(environ)
+    with notifier.beating():
+        notifier.ready()
+        await manager.until("READY=1")
         await asyncio.sleep(0.1)
     assert ("WATCHDOG=1" in manager.waiting()) is watched
     assert environ == {"HOME": "/"}
@@ -192,5 +210,3 @@ async def test_it_stops_with_the_block(manager: Manager) -> None:
     manager.waiting()
     await asyncio.sleep(0.1)
     assert manager.waiting() == []
-
-

@@ -75,8 +75,10 @@ class Notifier:
         try:
             yield
         finally:
-            for running in (*timers, *following):
-                running.cancel()
+            for timer in timers:
+                timer.cancel()
+            for task in following:
+                task.cancel()
 
     async def _follow(self, look: Look) -> None:
         while True:

@@ -1,8 +1,8 @@
 """Settings: one object, checked at the start.
 
-Read, first wins: arguments, the environment (``SDQUEUE_…``), files in the folder that ``SDQUEUE_SECRETS_DIR`` names (see
-:mod:`sdqueue.secretfiles`), ``.env``, and ``sdqueue.toml`` (or the file named by ``SDQUEUE_CONFIG``) in the current
-directory.
+Read, first wins: arguments, the environment (``SDQUEUE_…``), files in the folder that ``SDQUEUE_SECRETS_DIR`` names
+(see :mod:`sdqueue.secretfiles`), ``.env``, and ``sdqueue.toml`` (or the file named by ``SDQUEUE_CONFIG``) in the
+current directory.
 """
 
 from __future__ import annotations
@@ -110,6 +110,11 @@ class Settings(BaseSettings):
         ge=1,
         le=MAX_PARTITIONS,
         description="Queues that the turns are spread over; the same everywhere.",
+    )
+    apply: bool = Field(
+        default=True,
+        description="Whether consumers and producers declare exchanges and queues where they are missing, which takes "
+        "the permission to; else they wait until somebody has (sdqueue topology apply).",
     )
     concurrency: int = Field(default=512, ge=1, le=100_000, description="Turns that one consumer process runs at once.")
     prefetch: int = Field(

@@ -79,9 +79,7 @@ def test_a_volume_of_kubernetes_is_read(folder: Path) -> None:
 def test_a_folder_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SDQUEUE_SECRETS_DIR", "/nowhere")
     for load in (Settings.load, SlackSettings.load):
-        with pytest.raises(
-            ConfigurationError, match=r"SDQUEUE_SECRETS_DIR: cannot read the folder '/nowhere': No such"
-        ):
+        with pytest.raises(ConfigurationError, match="SDQUEUE_SECRETS_DIR: cannot read the folder '/nowhere'"):
             load()
 
 

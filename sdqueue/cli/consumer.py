@@ -39,7 +39,6 @@ async def consumer(
     given: Given,
     processes: Annotated[int, typer.Option(min=1, help="Run so many processes and replace those that die.")] = 1,
     name: Annotated[str | None, typer.Option(help="Who it is, in logs and replies. Default: host and process.")] = None,
-    apply: Annotated[bool, typer.Option(help="Declare exchanges and queues where they are missing.")] = True,
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
 ) -> None:
     """Answer turns until SIGTERM or SIGINT.
@@ -62,18 +61,18 @@ async def consumer(
     notifier = Notifier.take()
     if processes > 1:
         with notifier.beating():
-            await _supervise(settings, processes, name, apply, notifier)
+            await _supervise(settings, processes, name, notifier)
     else:
-        await _serve(settings, name, apply, supervised, notifier)
+        await _serve(settings, name, supervised, notifier)
 
 
-async def _supervise(settings: Settings, processes: int, name: str | None, apply: bool, notifier: Notifier) -> None:
+async def _supervise(settings: Settings, processes: int, name: str | None, notifier: Notifier) -> None:
     if name is not None:
         raise ConfigurationError(f"--name {name} cannot name {processes} processes; leave it out")
     if settings.metrics_port:
         raise ConfigurationError(
             f"SDQUEUE_METRICS_PORT is {settings.metrics_port}, which {processes} processes cannot share; "
-            "start them one by one with a port each, or leave it out"
+            "start them one by one with a port each, or set it to 0"
         )
     load_agents(settings.agent)  # a name that is wrong is told once, here
     for option in Settings.model_fields:
@@ -83,7 +82,7 @@ async def _supervise(settings: Settings, processes: int, name: str | None, apply
     log = structlog.get_logger()
     notifier.ready(f"keeps {processes} processes")
     code = await supervise(
-        [sys.executable, "-m", "sdqueue.cli", "consumer", "--supervised", "--apply" if apply else "--no-apply"],
+        [sys.executable, "-m", "sdqueue.cli", "consumer", "--supervised"],
         processes=processes,
         on_exit=lambda pid, code, wait_s: log.error("consumer died", pid=pid, code=code, started_again_in_s=wait_s),
         on_stop=lambda: notifier.stopping(settings.grace_s),
@@ -92,15 +91,14 @@ async def _supervise(settings: Settings, processes: int, name: str | None, apply
         raise typer.Exit(1)
 
 
-async def _serve(settings: Settings, name: str | None, apply: bool, supervised: bool, notifier: Notifier) -> None:
+async def _serve(settings: Settings, name: str | None, supervised: bool, notifier: Notifier) -> None:
     with endpoints(settings) as (health, registry), notifier.beating(health.look):
-        await _answer(settings, name, apply, supervised, health, registry, notifier)
+        await _answer(settings, name, supervised, health, registry, notifier)
 
 
 async def _answer(
     settings: Settings,
     name: str | None,
-    apply: bool,
     supervised: bool,
     health: Health,
     registry: CollectorRegistry | None,
@@ -136,8 +134,8 @@ async def _answer(
             loop.add_signal_handler(number, stop)
         if supervised:
             await _when_standard_input_ends(stop)
-        health.begun(Readiness(lambda: ["starting"], lambda: _reach(broker)).look)
-        if await prepared(broker, stopping, apply, settings):
+        health.begun(Readiness(lambda: ["starting"], broker=lambda: _reach(broker)).look)
+        if await prepared(broker, stopping, settings):
             health.begun(_readiness(settings, broker, store, running).look)
             pooled = redis_url(settings) is not None
             what = f"agent {settings.agent or '(built-in)'}, store {mask(settings.store_url)}"
@@ -179,10 +177,10 @@ def _readiness(settings: Settings, broker: Broker, store: SessionStore, running:
     A broker that hangs is known from its heartbeats only after 25 s. The Redis of a pool is asked twice a second as it
     is; any other store has to be.
     """
-    asked: list[Callable[[], Awaitable[object]]] = [lambda: _reach(broker)]
+    asked: dict[str, Callable[[], Awaitable[object]]] = {"broker": lambda: _reach(broker)}
     if redis_url(settings) != settings.store_url:
-        asked.append(lambda: store.load(PROBED))
-    return Readiness(running.obstacles, *asked)
+        asked["store"] = lambda: store.load(PROBED)
+    return Readiness(running.obstacles, **asked)
 
 
 async def _reach(broker: Broker) -> None:

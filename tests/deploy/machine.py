@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.deploy.engine import ROOT, Container, Engine, EngineFailed
+from tests.deploy.engine import Container, Engine, EngineFailed
 
 DOCKERFILE: Final = Path(__file__).with_name("systemd.Dockerfile")
 IMAGE: Final = "sdqueue-test-systemd"
@@ -53,10 +53,17 @@ class Machine:
         """
         return self._container.exec("sh", "-ec", command, options=["--workdir=/src"], timeout_s=timeout_s)
 
-    def install(self) -> None:
-        """Do what the page says, word by word."""
-        page = (ROOT / "deploy" / "systemd" / "README.md").read_text()
-        for block in re.findall(r"^```sh\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+    def follow(self, page: Path, title: str = "") -> None:
+        """Do what a page says, word by word.
+
+        Parameters:
+            page: has blocks of shell.
+            title: of the one section that is followed. Default: all of them.
+        """
+        text = page.read_text()
+        if title:
+            text = text.split(f"\n## {title}\n")[1].split("\n## ")[0]
+        for block in re.findall(r"^```sh\n(.*?)^```", text, re.DOTALL | re.MULTILINE):
             self.run(block, timeout_s=300)
 
     def write(self, path: str, text: str) -> None:

@@ -105,7 +105,7 @@ def test_the_settings_that_are_installed_are_settings(monkeypatch: pytest.Monkey
 def installed(engine: Engine) -> Iterator[Machine]:
     """A machine on which the page has been followed, with an agent of the tests' own."""
     with machine(engine) as made:
-        made.install()
+        made.follow(UNITS / "README.md")
         made.write("/opt/sdqueue/app/bot.py", AGENT)
         made.run("systemctl restart sdqueue@consumer")
         yield made
@@ -220,6 +220,19 @@ class TestBooted:
         installed.run("systemctl start sdqueue@producer-2 && systemctl stop sdqueue@producer-2")
         lines = [line for line in installed.journal("sdqueue@producer-2").splitlines() if line.startswith("{")]
         assert "listening" in {json.loads(line)["event"] for line in lines}
+
+    def test_a_backup_of_a_machine_that_works_can_be_restored(self, installed: Machine) -> None:
+        page = ROOT / "docs" / "one-machine.md"
+        assert installed.ask("gina", "one") == "one, after []"
+        asking = [installed.asking(f"busy-{number}", "sleep 2") for number in range(3)]
+        installed.follow(page, "Backup")
+        assert [said.communicate(timeout=60)[0].strip() for said in asking] == ["sleep 2, after []"] * 3
+        assert installed.ask("gina", "lost") == "lost, after ['one']"
+
+        installed.follow(page, "Restore")
+
+        assert installed.ask("gina", "two") == "two, after ['one']"
+        assert installed.run("ls /var/lib/sdqueue/*.db | xargs stat --format=%U | uniq") == "sdqueue"
 
     def test_sessions_survive_the_machine(self, installed: Machine) -> None:
         """Given a conversation / When the machine is switched off and on / Then all is up again and remembers it."""

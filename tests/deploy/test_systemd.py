@@ -201,6 +201,7 @@ class TestBooted:
         with pytest.raises(EngineFailed):
             installed.run("systemctl start sdqueue@consumer-wrong")
         assert installed.show("sdqueue@consumer-wrong", "ExecMainStatus") == "2"
+        assert installed.show("sdqueue@consumer-wrong", "ActiveState") == "failed"  # else: activating, for another try
         assert installed.show("sdqueue@consumer-wrong", "NRestarts") == "0"
         assert "nowhere" in installed.journal("sdqueue@consumer-wrong")
         installed.run("systemctl reset-failed sdqueue@consumer-wrong")

@@ -1,13 +1,12 @@
 """Move to RabbitMQ and Redis: copy all sessions of a SQLite store into another store.
 
-    systemctl stop sdqueue@producer              # nothing new comes; wait until nothing waits (--check says)
-    systemctl stop 'sdqueue@consumer*'
     python examples/move_sessions.py sqlite:////var/lib/sdqueue/sessions.db redis://redis:6379/0 \
         --broker sqlite:////var/lib/sdqueue/broker.db
 
 A session has its conversation, the state of its agent and what is remembered of its turns, so that repeats are known
 on the other side too. Sealed ones (SDQUEUE_ENCRYPTION_KEYS) are opened and sealed anew. The source is only read, and
-what the target has already is left alone: it may be run again. With turns that still wait nothing is copied.
+what the target has already is left alone: it may be run again. While turns or replies still wait nothing is copied;
+docs/one-machine.md has the steps around it.
 """
 
 from __future__ import annotations
@@ -17,14 +16,15 @@ import asyncio
 import sqlite3
 import sys
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
 from sdqueue import SessionStore, TurnBacklog
 from sdqueue.backends import open_broker, opened_sessions, path_of
+from sdqueue.errors import TopologyMissing
 from sdqueue.sessions.record import Stored
-from sdqueue.settings import Settings
+from sdqueue.settings import Settings, installed_channels
 
 
 def sessions(path: Path) -> Iterator[str]:
@@ -38,9 +38,11 @@ async def waiting(settings: Settings, store: SessionStore) -> list[str]:
     """What is not finished yet, a line each."""
     found = []
     async with open_broker(settings) as broker:
-        for queue in broker.topology.queues:
-            if depth := (await broker.queue_state(queue.name)).depth:
-                found.append(f"{queue.name}: {depth}")
+        replies = [broker.topology.egress_queue(channel) for channel in installed_channels()]
+        for queue in [*(queue.name for queue in broker.topology.queues), *replies]:
+            with suppress(TopologyMissing):  # a channel that is not served
+                if depth := (await broker.queue_state(queue)).depth:
+                    found.append(f"{queue}: {depth}")
     if isinstance(store, TurnBacklog):
         for session_id in await store.backlogged():
             if await store.deferred(session_id, count=1):

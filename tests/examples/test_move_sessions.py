@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 from sdqueue import Client
+from sdqueue.backends import open_broker
+from sdqueue.brokers import Message
 from sdqueue.sessions.sealing.keyring import generate
+from sdqueue.settings import Settings
 from tests.examples.served import EXAMPLES, consumer
 
 
@@ -77,4 +80,15 @@ async def test_nothing_is_copied_while_turns_wait(tmp_path: Path) -> None:
     assert "sdqueue.turns.000" in said
     assert not (tmp_path / "files").exists() or not list((tmp_path / "files").rglob("*.json"))
     await say(env, "now", turn_id="two")
+
+    async with open_broker(Settings.load(broker_url=env["SDQUEUE_BROKER_URL"], partitions=4)) as broker:
+        await broker.declare_egress("webhook")
+        await broker.publish(broker.topology.replies, "webhook.final.0000", Message(b"nobody shows it"))
+    assert await move(source, target, env, "--check") == (1, "not finished yet:\n  sdqueue.replies.webhook: 1")
+
+
+async def test_it_says_that_nothing_waits(tmp_path: Path) -> None:
+    source, target = f"sqlite:///{tmp_path}/sessions.db", f"file://{tmp_path}/files"
+    env = environment(tmp_path, source)
+    await say(env, "hello", turn_id="one")
     assert await move(source, target, env, "--check") == (0, "nothing waits")

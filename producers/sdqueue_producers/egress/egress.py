@@ -102,6 +102,10 @@ class Egress:
             elif not self._failed.cancelled():
                 self._failed.exception()  # whoever did not wait for it does not want to know
 
+    async def wait_ready(self) -> None:
+        """Wait until the queue of the channel is there and subscribed; replies sent earlier may have found none."""
+        await self._queue.wait_taken()
+
     async def wait_failed(self) -> None:
         """Wait until something that nobody has foreseen has gone wrong, and raise it; the process had better end.
 

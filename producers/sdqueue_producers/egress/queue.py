@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -46,6 +47,11 @@ class RepliesQueue:
         self._observer = observer
         self._prefetch = prefetch
         self._subscription: Subscription | None = None
+        self._taken = asyncio.Event()
+
+    async def wait_taken(self) -> None:
+        """Wait until it has been subscribed for the first time: from then on, no reply misses the queue."""
+        await self._taken.wait()
 
     async def run(self) -> None:
         """Stay subscribed, until cancelled; the last subscription is left to :meth:`close`."""
@@ -57,6 +63,7 @@ class RepliesQueue:
             )
             subscription: Subscription = await retrying(self._subscribe)
             self._subscription = subscription
+            self._taken.set()
             self._observer.queue_taken(channel=self._channel)
             reason = await subscription.wait_lost()
             self._on_lost(subscription)

@@ -115,12 +115,20 @@ async def test_a_broker_that_is_not_up_yet_is_waited_for(place: Place) -> None:
         assert await expect_end(consumer) == 0
 
 
-async def test_without_apply_a_consumer_waits_for_the_topology(place: Place) -> None:
-    consumer = await place.start("consumer", "--no-apply")
+@pytest.mark.parametrize(("arguments", "env"), [(["--no-apply"], {}), ([], {"SDQUEUE_APPLY": "false"})])
+async def test_without_apply_a_consumer_waits_for_the_topology(
+    place: Place, arguments: list[str], env: dict[str, str]
+) -> None:
+    consumer = await place.start("consumer", *arguments, env=env)
     assert consumer.stderr is not None
     async with asyncio.timeout(20):
         assert b"not ready" in await consumer.stderr.readline()
     assert (await place.run("topology", "apply")).code == 0
+    await expect_line(consumer, "ready: 4 partitions")
+
+
+async def test_an_option_wins_over_the_environment(place: Place) -> None:
+    consumer = await place.start("consumer", "--apply", "--processes", "2", env={"SDQUEUE_APPLY": "false"})
     await expect_line(consumer, "ready: 4 partitions")
 
 

@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]  # a build takes a m
 
 MEGABYTE: Final = 1_000_000
 BOT: Final = Path(__file__).with_name("bot.py")
+OFTEN: Final = ("--health-interval=1s", "--health-start-period=1s")
 LOCKED_DOWN: Final = ("--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", "--security-opt=no-new-privileges")
 AGENT: Final = (f"--volume={BOT}:/app/bot.py:ro", "--env=SDQUEUE_AGENT=bot:answer")
 
@@ -179,21 +180,35 @@ def test_a_consumer_without_its_servers_says_why_it_is_not_ready_and_stops_when_
     engine: Engine, sdqueue_image: str
 ) -> None:
     addresses = ("--env=SDQUEUE_BROKER_URL=amqp://127.0.0.1:1", "--env=SDQUEUE_STORE_URL=redis://127.0.0.1:1")
-    every = ("--health-interval=2s", "--health-start-period=1s")
-    with engine.container(sdqueue_image, "consumer", options=[*LOCKED_DOWN, *addresses, *every]) as consumer:
-        consumer.printed("the broker is not ready")
+    with engine.container(sdqueue_image, "consumer", options=[*LOCKED_DOWN, *addresses, *OFTEN]) as consumer:
+        consumer.printed("cannot connect to amqp:")
         consumer.unhealthy()
-        with pytest.raises(EngineFailed, match="RabbitMQ at amqp://127.0.0.1:1 was not reached"):
+        with pytest.raises(EngineFailed, match=r"RabbitMQ at amqp://127\.0\.0\.1:1 was not reached"):
             consumer.exec("sdqueue", "health")
         consumer.exec("sdqueue", "health", "--live")
         assert consumer.stop(timeout_s=20) == 0
+
+
+def test_consumers_and_senders_share_a_volume_with_sqlite(engine: Engine, sdqueue_image: str) -> None:
+    with engine.volume() as volume:
+        options = [*LOCKED_DOWN, f"--volume={volume}:/var/lib/sdqueue"]
+        with (
+            engine.container(sdqueue_image, "consumer", options=[*options, *OFTEN, *AGENT]) as consumer,
+            engine.container(sdqueue_image, "consumer", options=[*options, *AGENT]) as other,
+        ):
+            consumer.healthy()
+            said = [engine.run("run", "--rm", *options, sdqueue_image, "send", "--wait", "s", text) for text in "ab"]
+            assert said == ["you said a", "you said b"]
+            assert consumer.stop(timeout_s=40) == 0
+            assert engine.run("run", "--rm", *options, sdqueue_image, "send", "--wait", "s", "c") == "you said c"
+            assert other.stop(timeout_s=40) == 0
 
 
 # With servers
 
 
 def consumer_options(pool: Servers) -> list[str]:
-    return [f"--network={pool.network}", *LOCKED_DOWN, *pool.environment, *AGENT]
+    return [f"--network={pool.network}", *LOCKED_DOWN, *OFTEN, *pool.environment, *AGENT]
 
 
 async def test_a_turn_comes_back_and_a_stop_lets_the_running_one_end(
@@ -231,7 +246,7 @@ async def test_an_agent_may_be_copied_into_an_image_of_its_own(
     tag = f"{sdqueue_image}-derived"
     await asyncio.to_thread(engine.build, tag, tmp_path / "Dockerfile", tmp_path)
     try:
-        options = [f"--network={pool.network}", *LOCKED_DOWN, *pool.environment]
+        options = [f"--network={pool.network}", *LOCKED_DOWN, *OFTEN, *pool.environment]
         with engine.container(tag, "consumer", options=options) as consumer:
             await asyncio.to_thread(consumer.healthy)
             async with Client.from_settings(broker_url=pool.broker_url) as client:
@@ -243,7 +258,7 @@ async def test_an_agent_may_be_copied_into_an_image_of_its_own(
 async def test_a_producer_hands_a_request_to_a_consumer(engine: Engine, sdqueue_image: str, pool: Servers) -> None:
     key = "a-long-random-secret"
     options = [
-        f"--network={pool.network}", *LOCKED_DOWN, *pool.environment, "--publish=127.0.0.1::8080",
+        f"--network={pool.network}", *LOCKED_DOWN, *OFTEN, *pool.environment, "--publish=127.0.0.1::8080",
         "--env=SDQUEUE_CHANNELS=openai", f'--env=SDQUEUE_OPENAI_KEYS={{"alice": "{key}"}}',
     ]  # fmt: skip
     with (

@@ -97,7 +97,8 @@ def test_its_code_is_compiled(engine: Engine, sdqueue_image: str) -> None:
         "import importlib.util, pathlib, sysconfig; folder = pathlib.Path(sysconfig.get_path('purelib'))\n"
         "for name in ('sdqueue', 'sdqueue_producers', 'pydantic', 'openai'):\n"
         " for file in (folder / name).rglob('*.py'):\n"
-        "  if not pathlib.Path(importlib.util.cache_from_source(file)).exists(): print(file)"
+        "  cached = pathlib.Path(importlib.util.cache_from_source(file))\n"
+        "  if not cached.exists() or cached.read_bytes()[4] != 1: print(file)"  # 1: by an unchecked hash (PEP 552)
     )
     assert shell(engine, sdqueue_image, f'python -c "{script}"') == ""
     loaded = "import sdqueue.settings as m; print(m.__cached__, m.Settings.load.__code__.co_filename)"
@@ -274,14 +275,18 @@ async def test_a_producer_hands_a_request_to_a_consumer(engine: Engine, sdqueue_
         assert await asyncio.to_thread(producer.stop, 40) == 0
 
 
-def zombies(container: Container) -> list[str]:
-    """The processes of a container that have ended and that nobody has asked about."""
+def processes(container: Container) -> list[tuple[str, str]]:
+    """Names and states of the processes of a container; Z is one that has ended, and that nobody has asked about."""
     script = (
         "import pathlib\nfor p in pathlib.Path('/proc').glob('[0-9]*/stat'):\n"
         " try: s = p.read_text()\n except OSError: continue\n"
-        " if s.rpartition(')')[2].split()[0] == 'Z': print(s)"
+        " print(s[s.index('(') + 1:s.rindex(')')].replace(' ', '_'), s.rpartition(')')[2].split()[0])"
     )
-    return container.exec("python", "-c", script).splitlines()
+    return [(name, state) for name, state in map(str.split, container.exec("python", "-c", script).splitlines())]
+
+
+def zombies(container: Container) -> list[str]:
+    return [name for name, state in processes(container) if state == "Z"]
 
 
 async def test_a_turn_that_kills_its_process_is_dead_also_where_that_is_the_first_of_a_container(
@@ -309,7 +314,11 @@ async def test_what_an_agent_leaves_behind_is_reaped_with_init(
             await asyncio.to_thread(consumer.healthy)
             async with Client.from_settings(broker_url=pool.broker_url) as client:
                 await client.ask("image-6", "leave a child")
-            await asyncio.sleep(1.5)  # the child that is left behind ends by itself after 0.5 s, unseen by anybody
+            async with asyncio.timeout(30):  # it ends by itself after half a second
+                while any(
+                    name == "sleep" and state != "Z" for name, state in await asyncio.to_thread(processes, consumer)
+                ):
+                    await asyncio.sleep(0.2)
             left[option] = len(await asyncio.to_thread(zombies, consumer))
             assert await asyncio.to_thread(consumer.stop, 40) == 0
     assert left == {"--init": 0, "--env=NO_INIT=1": 1}

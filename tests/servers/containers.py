@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 
 from tests.servers.process import Unavailable
+from tests.servers.undertaker import bury
 
 SILENCE_S: Final = 10.0
 """A pull that reports nothing for so long is given up: without a network the engine may wait for minutes."""
@@ -89,6 +91,24 @@ class Running:
             raise Unavailable(f"the container of {self.container.image} has ended:\n{log}")
 
 
+def command_of(image: str) -> list[str]:
+    """The command that an image runs when none is given; the engine must have it."""
+    client = docker.from_env()
+    try:
+        return list(client.images.get(image).attrs["Config"]["Cmd"] or ())
+    finally:
+        client.close()
+
+
+def unstarted(image: str) -> DockerContainer:
+    """A container to be configured and started, which goes with this process, however that ends."""
+    # Ryuk, testcontainers' own watchdog, would be one more image to get.
+    testcontainers_config.ryuk_disabled = True
+    name = f"sdqueue-tests-{secrets.token_hex(6)}"
+    bury(name)
+    return DockerContainer(image, name=name)
+
+
 @contextmanager
 def container(image: str, port: int) -> Iterator[Running]:
     """Run the image, publishing its ``port``; nothing may listen there yet.
@@ -97,9 +117,7 @@ def container(image: str, port: int) -> Iterator[Running]:
         Unavailable: it cannot be run.
     """
     ensure_image(image)
-    # Ryuk, testcontainers' watchdog, would be one more image to pull; the keeper of the server stops the container.
-    testcontainers_config.ryuk_disabled = True
-    running = DockerContainer(image).with_exposed_ports(port)
+    running = unstarted(image).with_exposed_ports(port)
     try:
         running.start()
         address = Running(running, running.get_container_host_ip(), int(running.get_exposed_port(port)))

@@ -50,7 +50,9 @@ def main() -> int:
 
 
 def _runs(python: Python, arguments: list[str]) -> Iterator[str]:
-    yield python.test("all that need no server", "-m", "not rabbitmq and not redis and not browser and not engine", *arguments)
+    yield python.test(
+        "all that need no server", "-m", "not rabbitmq and not redis and not browser and not engine", *arguments
+    )
     yield python.test("superdialog's agents and sessions", *SUPERDIALOG)
     lowest = _lowest_superdialog()
     if python.version("superdialog") != lowest:

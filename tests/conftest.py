@@ -15,8 +15,8 @@ import pytest
 from tests.servers.cluster import RabbitMQCluster
 from tests.servers.kinds import KINDS, RABBITMQ, REDIS, Kind
 from tests.servers.namespaces import clear_rabbitmq, clear_redis, declarations
-from tests.servers.process import PrivateServer
-from tests.servers.provide import NoServer, private_server, sources
+from tests.servers.process import PrivateServer, Unavailable
+from tests.servers.provide import NoServer, private_group, private_server, sources
 from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.servers.redis import PrivateRedis
 from tests.servers.redis_group import RedisGroup
@@ -89,12 +89,14 @@ def _needed(item: pytest.Item, fixtures: Mapping[str, Kind]) -> set[Kind]:
 
 def _report(config: pytest.Config) -> list[str]:
     servers = config.stash[RUN].servers()
-    if not servers:
-        return []
     reasons = (reason for server in servers for reason in server.passed_over)
     passed_over = dict.fromkeys(reason for reason in reasons if not reason.endswith("is not set"))
-    lines = [f"sdqueue servers: {', '.join(map(str, servers))}"]
-    return lines + [f"  passed over: {'; '.join(passed_over)}"] * bool(passed_over)
+    private = config.stash[RUN].private_sources()
+    told = [f"private {KINDS[marker].name} ({source})" for marker, source in private.items()]
+    return (
+        [f"sdqueue servers: {', '.join([*map(str, servers), *told])}"] * bool(servers or told)
+        + [f"  passed over: {'; '.join(passed_over)}"] * bool(passed_over)
+    )  # fmt: skip
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
@@ -170,13 +172,13 @@ def _await(work: Coroutine[Any, Any, None]) -> None:
 
 
 def system_of(kind: Kind) -> System:
-    """Where the programs of servers come from that form a group; a test that cannot have them is refused."""
+    """Where the programs of servers come from that form a cluster; a test that cannot have them is refused."""
     if "local" not in sources(os.environ):
-        refuse(f"no {kind.name}: a group needs its programs, and SDQUEUE_TEST_SOURCES excludes local", os.environ)
+        refuse(f"no {kind.name}: a cluster needs its programs, and SDQUEUE_TEST_SOURCES excludes local", os.environ)
     system = kind.release(os.environ).system(os.environ)
     missing = kind.local.missing(system)
     if missing:
-        refuse(f"no {kind.name}: a group needs its programs, and {missing}", os.environ)
+        refuse(f"no {kind.name}: a cluster needs its programs, and {missing}", os.environ)
     return system
 
 
@@ -204,11 +206,15 @@ def private_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Privat
     servers.close()
 
 
-def _private(kind: Kind, config: pytest.Config, servers: PrivateServers) -> Callable[..., Awaitable[Any]]:
+def _private_source(kind: Kind, config: pytest.Config) -> str:
     try:
-        source = config.stash[RUN].private_source(kind)
+        return config.stash[RUN].private_source(kind)
     except NoServer as error:
         refuse(f"{error}", os.environ)
+
+
+def _private(kind: Kind, config: pytest.Config, servers: PrivateServers) -> Callable[..., Awaitable[Any]]:
+    source = _private_source(kind, config)
 
     def make(folder: Path) -> PrivateServer:
         return private_server(kind, source, os.environ, folder)
@@ -255,8 +261,11 @@ def private_redis(
 
 
 @pytest.fixture
-def redis_group(tmp_path: Path) -> Iterator[RedisGroup]:
+def redis_group(pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[RedisGroup]:
     """Redis processes that belong together, for this test alone: Sentinel, a cluster."""
-    group = RedisGroup(tmp_path, system_of(REDIS))
+    try:
+        group = private_group(_private_source(REDIS, pytestconfig), os.environ, tmp_path)
+    except Unavailable as why:
+        refuse(f"no Redis: a group of them is needed, and {why}", os.environ)
     yield group
     group.close()

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from docker.errors import APIError, DockerException, NotFound  # type: ignore[import-untyped]  # docker ships no types
 from requests import RequestException
 from testcontainers.core.container import DockerContainer
 
-from tests.servers.containers import command_of, ensure_image, unstarted
+from tests.servers.containers import command_of, ensure_here, ensure_image, unstarted
 from tests.servers.process import STOP_TIMEOUT_S, PrivateServer, ServerFailed
 from tests.servers.rabbitmq import LIMITS, PrivateRabbitMQ
 from tests.servers.redis import DURABLE, PrivateRedis
+from tests.servers.redis_group import Process, RedisGroup
 
 
 class ContainerServer(PrivateServer):
@@ -166,6 +170,46 @@ class ContainerRedis(ContainerServer, PrivateRedis):
         container.with_command(
             [*command_of(self.image), *(word for name, value in DURABLE.items() for word in (f"--{name}", value))]
         )
+
+
+class ContainerRedisGroup(RedisGroup):
+    """Redis processes that find each other, and are found, on 127.0.0.1: containers in the machine's own network.
+
+    Parameters:
+        folder: seen by all of them under the same path.
+        image: the engine has it or can get it.
+
+    Raises:
+        Unavailable: no engine answers, it cannot get the image, or it is on another machine.
+    """
+
+    def __init__(self, folder: Path, image: str) -> None:
+        super().__init__(folder)
+        ensure_image(image)
+        ensure_here()
+        self._image = image
+
+    def _launch(self, words: Sequence[str], folder: Path) -> Process:
+        user = f"{os.getuid()}:{os.getgid()}"
+        container = unstarted(self._image, network_mode="host", user=user, entrypoint=[])
+        container.with_command([command_of(self._image)[0], *words])
+        container.with_volume_mapping(str(self.folder), str(self.folder), "rw")
+        return _Contained(container.start())
+
+
+class _Contained:
+    """One of them."""
+
+    def __init__(self, container: DockerContainer) -> None:
+        self._container = container
+
+    def kill(self) -> None:
+        """As a power cut would, and nothing where that has been done."""
+        with contextlib.suppress(NotFound):
+            self._container.stop()  # which is removal by force
+
+    def wait(self) -> None:
+        """Nothing is left to wait for."""
 
 
 CONTAINED: Final[dict[str, Callable[[str], ContainerServer]]] = {

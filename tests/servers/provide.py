@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.servers.kinds import KINDS, Kind, Release
+from tests.servers.kinds import KINDS, REDIS, Kind, Release
 from tests.servers.process import START_TIMEOUT_S, LocalServer, PrivateServer, ServerFailed, Unavailable
+from tests.servers.redis_group import RedisGroup
 
 SOURCES: Final = ("environment", "container", "local")
 
@@ -121,6 +122,15 @@ def _look(kind: Kind, source: str, environ: Mapping[str, str]) -> str:
     if missing:
         raise Unavailable(missing)
     return system.place
+
+
+def private_group(source: str, environ: Mapping[str, str], folder: Path) -> RedisGroup:
+    """Redis processes that belong together, as :func:`private_server`."""
+    if source == "container":
+        from tests.servers.contained import ContainerRedisGroup  # slow to import, and not always needed
+
+        return ContainerRedisGroup(folder, REDIS.image(environ))
+    return RedisGroup(folder, REDIS.release(environ).system(environ))
 
 
 @asynccontextmanager

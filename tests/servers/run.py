@@ -86,6 +86,12 @@ class Run:
             raise NoServer(about["missing"])
         return str(about["source"])
 
+    def private_sources(self) -> dict[str, str]:
+        """Where private servers came from so far, by marker."""
+        found = {marker: self.folder / f"{marker}.source" for marker in KINDS}
+        about = {marker: json.loads(path.read_text()) for marker, path in found.items() if path.exists()}
+        return {marker: said["source"] for marker, said in about.items() if "source" in said}
+
     def servers(self) -> list[Server]:
         """Those that were got so far."""
         states = (self.folder / f"{marker}.json" for marker in KINDS)

@@ -22,7 +22,7 @@ start_engine() {
         echo 'No Docker engine answers, and none can be installed: Debian and root are needed.' >&2
         return 1
     fi
-    _prepare_cgroups
+    _prepare_cgroups || true
     mkdir -p "$folder/legacy"
     ln -sf /usr/sbin/iptables-legacy "$folder/legacy/iptables"
     ln -sf /usr/sbin/ip6tables-legacy "$folder/legacy/ip6tables"
@@ -45,12 +45,12 @@ stop_engine() {
     local pid=$1/dockerd.pid seconds
     [[ -e $pid ]] || return 0
     pid=$(<"$pid")
-    kill -TERM "$pid" 2>/dev/null
+    kill -TERM "$pid" 2>/dev/null || true
     for ((seconds = 0; seconds < 300; seconds++)); do
         kill -0 "$pid" 2>/dev/null || break
         sleep 0.1
     done
-    kill -KILL "$pid" 2>/dev/null
+    kill -KILL "$pid" 2>/dev/null || true
     rm -f "$1/dockerd.pid"
 }
 

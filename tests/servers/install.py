@@ -65,13 +65,26 @@ def _install_here(packages: Sequence[str]) -> None:
 
 
 def _install_debian(system: Debian) -> None:
-    print(f"Installing {system.name} in {system.root}: it takes about a minute, and 500 MB.", flush=True)
-    if not shutil.which("debootstrap"):
-        _install_here(["debootstrap"])
     try:
-        system.install(packages(system.suite))
+        install_release(system, packages(system.suite))
     except Unavailable as why:
         print(f"{system.name} is not here: {why}. Tests that need it will not run.", flush=True)
+
+
+def install_release(system: Debian, packages: Sequence[str]) -> None:
+    """See that a release is there, with these packages.
+
+    Raises:
+        Unavailable: it cannot be had.
+    """
+    if not system.installed:
+        print(f"Installing {system.name} in {system.root}: it takes about a minute, and 500 MB.", flush=True)
+        if not shutil.which("debootstrap"):
+            if why_not := cannot_install():
+                raise Unavailable(f"debootstrap is not installed, and cannot be: {why_not}")
+            install(["debootstrap"])
+        system.install(packages)
+    system.add(packages)
 
 
 def cannot_install() -> str | None:

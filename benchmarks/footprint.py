@@ -30,6 +30,9 @@ from sdqueue.settings import Settings
 WAIT_S = 20.0
 """How long the agent takes; the webhook holds a request for 25 s at most."""
 
+STARTS = 250
+"""Requests that begin in a second; all at once, many would be told to come again."""
+
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 
@@ -120,7 +123,10 @@ async def measure(turns: int, environment: dict[str, str], port: int) -> None:
         before = [each.cpu_s() for each in both]
         failed: list[int] = []
         url = f"http://127.0.0.1:{port}/webhook/load"
-        asking = [asyncio.create_task(ask(http, url, number, failed)) for number in range(turns)]
+        asking = []
+        for number in range(turns):
+            asking.append(asyncio.create_task(ask(http, url, number, failed)))
+            await asyncio.sleep(1 / STARTS)
         if turns:
             deadline = time.monotonic() + WAIT_S
             while await running(http, consumer) < turns and time.monotonic() < deadline:

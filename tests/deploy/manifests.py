@@ -25,7 +25,7 @@ def render(folder: Path) -> list[Manifest]:
     tool = next((words for words in (["kubectl", "kustomize"], ["kustomize", "build"]) if shutil.which(words[0])), None)
     if tool is None:
         refuse("the manifests cannot be put together: neither kubectl nor kustomize is installed", os.environ)
-    made = subprocess.run([*tool, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    made = subprocess.run([*tool, str(folder)], capture_output=True, text=True)
     assert made.returncode == 0, made.stderr
     assert not made.stderr, f"kustomize warns of something: {made.stderr}"
     return [manifest for manifest in yaml.safe_load_all(made.stdout) if manifest]
@@ -94,7 +94,7 @@ class Installation:
         return [pod for pod in self.pods if matches(selector or {}, pod.labels)]
 
     def environment(self, pod: Pod) -> dict[str, str]:
-        """What its containers find, but for Secrets. Later sources win, and what is named at the container wins over all."""
+        """What its containers find, but for Secrets. Later sources win, and what a container names wins over all."""
         found: dict[str, str] = {}
         for container in pod.containers:
             for source in container.get("envFrom", []):

@@ -12,10 +12,10 @@ from typing import Any, Final
 import jsonschema
 from kubernetes_validate.utils import latest_version, schema_contents
 from referencing import Registry, Resource
+from sdqueue_producers.registry import settings_of
 
 from sdqueue.brokers import Topology
 from sdqueue.settings import Settings, installed_channels
-from sdqueue_producers.registry import settings_of
 from tests.deploy.manifests import Installation, Manifest, Pod, matches
 
 VERSIONS: Final = ("1.29.0", "1.32.0", latest_version())

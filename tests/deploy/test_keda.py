@@ -119,14 +119,16 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalManage
 
 @pytest.fixture
 async def management(node: tuple[LocalManagement, int]) -> AsyncIterator[Management]:
-    """It, without queues."""
+    """It, with nothing in it."""
     server, port = node
     await server.start()
-    management = Management(server, port)
-    yield management
+    yield Management(server, port)
     async with httpx.AsyncClient(auth=("guest", "guest"), base_url=f"http://127.0.0.1:{port}/api") as http:
-        for queue in (await http.get(f"/queues/{VHOST}")).json():
-            await http.delete(f"/queues/{VHOST}/{queue['name']}")
+        rights = (await http.get(f"/vhosts/{VHOST}/permissions")).json()
+        (await http.delete(f"/vhosts/{VHOST}")).raise_for_status()
+        (await http.put(f"/vhosts/{VHOST}")).raise_for_status()
+        for each in rights:
+            (await http.put(f"/permissions/{VHOST}/{each['user']}", json=each)).raise_for_status()
 
 
 async def test_the_turns_of_all_partitions_are_counted_and_nothing_else(management: Management) -> None:

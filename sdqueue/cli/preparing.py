@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from sdqueue.backends import redis_url
-from sdqueue.brokers import Broker, Topology
+from sdqueue.brokers import Broker, Topology, egress_queue
 from sdqueue.consumer.membership import RedisPool
 from sdqueue.errors import BrokerUnavailable, ConfigurationError, TopologyMismatch, TopologyMissing
 from sdqueue.observe.metrics import serve_metrics
@@ -19,14 +20,28 @@ LONGEST_WAIT_S = 5.0
 """Longest wait between two tries to reach a broker that is not up yet."""
 
 
-async def prepared(broker: Broker, stopping: asyncio.Event, apply: bool, settings: Settings) -> bool:
-    """Wait until the broker is there with its topology; ``False`` where the process is to stop meanwhile."""
+async def prepared(
+    broker: Broker, stopping: asyncio.Event, apply: bool, settings: Settings, channels: Sequence[str] = ()
+) -> bool:
+    """Wait until the broker is there with its topology; ``False`` where the process is to stop meanwhile.
+
+    Parameters:
+        broker: entered by the caller.
+        stopping: set when the process is to stop.
+        apply: whether what is missing is declared; otherwise it is waited for.
+        settings: of the process.
+        channels: those whose replies must have a queue; where it applies, their producers declare them.
+
+    Raises:
+        TopologyMismatch: what is there does not fit.
+        AccessRefused: the user may not declare; waiting will not help.
+    """
     log = structlog.get_logger()
     wait_s = 0.2
     stop = asyncio.create_task(stopping.wait())
     try:
         while not stopping.is_set():
-            attempt = asyncio.create_task(broker.apply() if apply else broker.check())
+            attempt = asyncio.create_task(broker.apply() if apply else _complete(broker, channels))
             await asyncio.wait({attempt, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not attempt.done():
                 attempt.cancel()
@@ -47,6 +62,12 @@ async def prepared(broker: Broker, stopping: asyncio.Event, apply: bool, setting
         return False
     finally:
         stop.cancel()
+
+
+async def _complete(broker: Broker, channels: Sequence[str]) -> None:
+    await broker.check()
+    for channel in channels:
+        await egress_queue(broker, channel, declare=False)
 
 
 async def _is_resharded(broker: Broker, settings: Settings) -> bool:

@@ -77,7 +77,7 @@ async def producer(
     if unknown := [*Settings.unknown_variables(), *(v for found in of_channels for v in found.unknown_variables())]:
         log.warning("variables that are no settings have no effect", variables=unknown)
     name = name or default_name()
-    parts = Parts(channels, ingress=only is not Half.EGRESS, egress=only is not Half.INGRESS)
+    parts = Parts(channels, ingress=only is not Half.EGRESS, egress=only is not Half.INGRESS, declare=apply)
     running = Producer(settings, parts, name, _observer(settings, name))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -85,7 +85,7 @@ async def producer(
     where = ""
 
     async def prepare(broker: Broker, stopping: asyncio.Event) -> bool:
-        return await prepared(broker, stopping, apply, settings)
+        return await prepared(broker, stopping, apply, settings, channels)
 
     def listening(url: str) -> None:
         nonlocal where

@@ -33,11 +33,13 @@ class Parts:
         channels: by name.
         ingress: whether it takes what platforms send.
         egress: whether it delivers replies.
+        declare: whether the queues of the channels are made where they are missing.
     """
 
     channels: Sequence[str]
     ingress: bool = True
     egress: bool = True
+    declare: bool = True
 
 
 class Producer:
@@ -127,7 +129,7 @@ class Producer:
         up: asyncio.Event,
     ) -> None:
         settings = self._settings
-        options = IngressOptions.from_settings(settings)
+        options = IngressOptions.from_settings(settings, declare=self._parts.declare)
         async with Ingress(channels, client, state, options, self._observer) as ingress:
             server = WebServer(
                 ingress.app,
@@ -143,7 +145,7 @@ class Producer:
                 await self._stopping.wait()
 
     async def _deliver(self, channel: Channel, broker: Broker, state: ProducerState, up: asyncio.Event) -> None:
-        options = EgressOptions.of(self._settings, channel.name)
+        options = EgressOptions.of(self._settings, channel.name, declare=self._parts.declare)
         async with Egress(channel, broker, state, options, self._observer) as egress:
             up.set()
             failing = asyncio.create_task(egress.wait_failed())

@@ -1,10 +1,11 @@
-"""What the long-running commands do before they are ready: wait for the broker, and serve metrics."""
+"""What the long-running commands do before they are ready: wait for the broker, and answer probes."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -13,24 +14,22 @@ from sdqueue.backends import redis_url
 from sdqueue.brokers import Broker, Topology, egress_queue
 from sdqueue.consumer.membership import RedisPool
 from sdqueue.errors import BrokerUnavailable, ConfigurationError, TopologyMismatch, TopologyMissing
-from sdqueue.observe.metrics import serve_metrics
+from sdqueue.observe.endpoints import served
+from sdqueue.observe.health import Health
 from sdqueue.settings import Settings
 
 LONGEST_WAIT_S = 5.0
 """Longest wait between two tries to reach a broker that is not up yet."""
 
 
-async def prepared(
-    broker: Broker, stopping: asyncio.Event, apply: bool, settings: Settings, channels: Sequence[str] = ()
-) -> bool:
+async def prepared(broker: Broker, stopping: asyncio.Event, settings: Settings, channels: Sequence[str] = ()) -> bool:
     """Wait until the broker is there with its topology; ``False`` where the process is to stop meanwhile.
 
     Parameters:
         broker: entered by the caller.
         stopping: set when the process is to stop.
-        apply: whether what is missing is declared; otherwise it is waited for.
-        settings: of the process.
-        channels: those whose replies must have a queue; where it applies, their producers declare them.
+        settings: whether what is missing is declared, or waited for.
+        channels: those whose replies must have a queue; where it is to be declared, their producer does that.
 
     Raises:
         TopologyMismatch: what is there does not fit.
@@ -41,7 +40,7 @@ async def prepared(
     stop = asyncio.create_task(stopping.wait())
     try:
         while not stopping.is_set():
-            attempt = asyncio.create_task(broker.apply() if apply else _complete(broker, channels))
+            attempt = asyncio.create_task(broker.apply() if settings.apply else _complete(broker, channels))
             await asyncio.wait({attempt, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not attempt.done():
                 attempt.cancel()
@@ -100,17 +99,22 @@ async def _is_resharded(broker: Broker, settings: Settings) -> bool:
     return True
 
 
-def metrics_served(settings: Settings) -> CollectorRegistry | None:
-    """Where metrics are registered that are served on ``SDQUEUE_METRICS_PORT``; ``None`` where that is not set.
+@contextmanager
+def endpoints(settings: Settings) -> Iterator[tuple[Health, CollectorRegistry | None]]:
+    """The health of this process, and where metrics are registered, served on ``SDQUEUE_METRICS_PORT`` while the block
+    lasts; where that is not set, nothing is served and there is no registry.
 
     Raises:
         ConfigurationError: the port cannot be had.
     """
-    if not settings.metrics_port:
-        return None
-    registry = CollectorRegistry()
-    try:
-        serve_metrics(settings.metrics_port, registry)
-    except OSError as error:
-        raise ConfigurationError(f"SDQUEUE_METRICS_PORT: cannot serve on {settings.metrics_port}: {error}") from None
-    return registry
+    with Health(settings.blocked_limit_s) as health, ExitStack() as stack:
+        registry = None
+        if settings.metrics_port:
+            registry = CollectorRegistry()
+            try:
+                stack.enter_context(served(settings.metrics_port, registry, health))
+            except OSError as error:
+                raise ConfigurationError(
+                    f"SDQUEUE_METRICS_PORT: cannot serve on {settings.metrics_port}: {error}"
+                ) from None
+        yield health, registry

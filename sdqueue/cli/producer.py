@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import typer
+from prometheus_client import CollectorRegistry
 
 from sdqueue.brokers import Broker
 from sdqueue.cli.options import BROKER, KEYS, STORE, Given, require_shared_broker, takes_settings
-from sdqueue.cli.preparing import metrics_served, prepared
+from sdqueue.cli.preparing import endpoints, prepared
 from sdqueue.consumer.options import default_name
 from sdqueue.errors import ConfigurationError
 from sdqueue.observe.logs import configure_logging
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
     from sdqueue_producers.observer import ProducerObserver
 
 SETTINGS = (
-    *BROKER, *STORE, *KEYS, "stream_url", "stream_entries", "stream_ttl_s", "channels", "producer_host",
+    *BROKER, "apply", *STORE, *KEYS, "stream_url", "stream_entries", "stream_ttl_s", "channels", "producer_host",
     "producer_port", "producer_state_url", "on_ambiguous", "public_url", "max_body_bytes", "request_timeout_s",
-    "max_text_bytes", "turn_timeout_s", "kept_ids_s", "grace_s", "metrics_port", "log_level", "log_format",
+    "max_text_bytes", "turn_timeout_s", "kept_ids_s", "grace_s", "metrics_port", "blocked_limit_s",
+    "log_level", "log_format",
 )  # fmt: skip
 
 
@@ -42,7 +44,6 @@ async def producer(
         Half | None, typer.Option(help="Only take what platforms send, or only deliver replies. Default: both.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Who it is, in logs. Default: host and process.")] = None,
-    apply: Annotated[bool, typer.Option(help="Declare exchanges and queues where they are missing.")] = True,
 ) -> None:
     """Connect chat platforms to the queue until SIGTERM or SIGINT.
 
@@ -77,35 +78,42 @@ async def producer(
     if unknown := [*Settings.unknown_variables(), *(v for found in of_channels for v in found.unknown_variables())]:
         log.warning("variables that are no settings have no effect", variables=unknown)
     name = name or default_name()
-    parts = Parts(channels, ingress=only is not Half.EGRESS, egress=only is not Half.INGRESS, declare=apply)
-    running = Producer(settings, parts, name, _observer(settings, name))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, running.stop)
-    where = ""
+    parts = Parts(channels, ingress=only is not Half.EGRESS, egress=only is not Half.INGRESS)
+    with endpoints(settings) as (health, registry):
+        running = Producer(settings, parts, name, _observer(registry, name))
+        health.begun(running.look)
 
-    async def prepare(broker: Broker, stopping: asyncio.Event) -> bool:
-        return await prepared(broker, stopping, apply, settings, channels)
+        def stop() -> None:
+            health.stopping()
+            running.stop()
 
-    def listening(url: str) -> None:
-        nonlocal where
-        where = f", {url}"
-        log.info("listening", url=url)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        where = ""
 
-    def ready() -> None:
-        kind = f"{only} of " if only else ""
-        print(f"producer {name} ready: {kind}{', '.join(channels)}{where}", flush=True)
+        async def prepare(broker: Broker, stopping: asyncio.Event) -> bool:
+            return await prepared(broker, stopping, settings, channels)
 
-    await running.run(prepare, listening, ready)
+        def listening(url: str) -> None:
+            nonlocal where
+            where = f", {url}"
+            log.info("listening", url=url)
+
+        def ready() -> None:
+            kind = f"{only} of " if only else ""
+            print(f"producer {name} ready: {kind}{', '.join(channels)}{where}", flush=True)
+
+        await running.run(prepare, listening, ready)
     print(f"producer {name} stopped", flush=True)
 
 
-def _observer(settings: Settings, name: str) -> ProducerObserver:
+def _observer(registry: CollectorRegistry | None, name: str) -> ProducerObserver:
     from sdqueue_producers.logs import ProducerLogs
     from sdqueue_producers.metrics import ProducerMetrics
     from sdqueue_producers.observer import ProducerObservers
 
     observers: list[ProducerObserver] = [ProducerLogs(name)]
-    if (registry := metrics_served(settings)) is not None:
+    if registry is not None:
         observers.append(ProducerMetrics(registry))
     return ProducerObservers(*observers)

@@ -47,7 +47,7 @@ class EgressOptions:
     declare: bool = True
 
     @classmethod
-    def of(cls, settings: Settings, channel: str, *, declare: bool = True) -> Self:
+    def of(cls, settings: Settings, channel: str) -> Self:
         """What the settings say of a channel."""
         choice = PerChannel.parse(settings.on_ambiguous, OnAmbiguous.RESEND)
         return cls(
@@ -55,5 +55,5 @@ class EgressOptions:
             # A reply is delivered again within hours, if at all: 0 would show it twice.
             kept_ids_s=max(settings.kept_ids_s, 3600.0),
             grace_s=settings.grace_s,
-            declare=declare,
+            declare=settings.apply,
         )

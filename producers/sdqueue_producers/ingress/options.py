@@ -29,12 +29,12 @@ class IngressOptions:
     declare: bool = True
 
     @classmethod
-    def from_settings(cls, settings: Settings, *, declare: bool = True) -> Self:
+    def from_settings(cls, settings: Settings) -> Self:
         """Those that the settings name."""
         return cls(
             max_body_bytes=settings.max_body_bytes,
             request_timeout_s=settings.request_timeout_s,
             kept_ids_s=settings.kept_ids_s,
             typing_max_s=settings.turn_timeout_s + 60,
-            declare=declare,
+            declare=settings.apply,
         )

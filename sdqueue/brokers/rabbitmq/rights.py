@@ -42,7 +42,7 @@ class Right:
     name: str
 
     def __str__(self) -> str:
-        return f"{self.kind} the {self.what} {self.name!r}"
+        return f"{_said(self.kind)} the {self.what} {self.name!r}"
 
 
 def refused(reason: str, right: str) -> AccessRefused:
@@ -58,13 +58,17 @@ def refused(reason: str, right: str) -> AccessRefused:
             f"RabbitMQ refuses it: {reason}; look at the rights of the user (rabbitmqctl set_permissions)"
         )
     right = found["right"] or right
-    advice = f"give it that right (rabbitmqctl set_{'topic_' if found['what'] == 'topic' else ''}permissions)"
-    if "configure" in right:
+    advice = f"give the user that right (rabbitmqctl set_{'topic_' if found['what'] == 'topic' else ''}permissions)"
+    if "configure" in right and ".ask." not in found["name"]:
         advice = f"let an operator run `sdqueue topology apply`, and start this with --no-apply; or {advice}"
     return AccessRefused(
-        f"RabbitMQ does not let user {found['user']!r} {right} the {found['what']} {found['name']!r}{found['where']}; "
+        f"RabbitMQ does not let user {found['user']!r} {_said(right)} the {found['what']} {found['name']!r}{found['where']}; "
         f"{advice}. deploy/security has what each process needs"
     )
+
+
+def _said(right: str) -> str:
+    return {"write": "write to", "read": "read from"}.get(right, right)
 
 
 def right_for(frame: Frame, reason: str) -> str:
@@ -120,6 +124,6 @@ async def _has(connection: Connection, right: Right) -> bool:
 
 def _impossible(number: int, exchange: str) -> bytes:
     """A message that no broker takes."""
-    publish = spec.Basic.Publish(exchange=exchange, routing_key="0000")
+    publish = spec.Basic.Publish(exchange=exchange, routing_key="default.final.0000")
     header = ContentHeader(0, 0, spec.Basic.Properties(expiration="impossible"))
     return pamqp.frame.marshal(publish, number) + pamqp.frame.marshal(header, number)

@@ -78,6 +78,13 @@ class Link(Protocol):
 
 def unavailable(link: Link, error: BaseException) -> StoreUnavailable:
     """The error that callers get for one of redis-py's."""
+    if isinstance(error, redis_errors.NoPermissionError):
+        failure = StoreUnavailable(
+            f"Redis at {link.url} does not let this user do it: {error}; `ACL LOG` has the command and the key, and "
+            "deploy/security what each process needs"
+        )
+        failure.__cause__ = error
+        return failure
     if isinstance(error, ResponseError):
         reason = f"refused the command: {error}"
     else:

@@ -32,10 +32,10 @@ SERVERS: Final = {
 ASK: Final = """
 import json, os, urllib.request
 (key,) = json.load(open(os.environ["SDQUEUE_SECRETS_DIR"] + "/sdqueue_openai_keys")).values()
-body = {"model": "sdqueue", "messages": [{"role": "user", "content": "hello"}]}
+body = {"model": "sdqueue", "input": "hello"}
 headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-request = urllib.request.Request("http://127.0.0.1:8080/v1/chat/completions", json.dumps(body).encode(), headers)
-print(json.load(urllib.request.urlopen(request, timeout=30))["choices"][0]["message"]["content"])
+request = urllib.request.Request("http://127.0.0.1:8080/v1/responses", json.dumps(body).encode(), headers)
+print(json.load(urllib.request.urlopen(request, timeout=30))["output"][0]["content"][0]["text"])
 """
 
 COUNT: Final = """

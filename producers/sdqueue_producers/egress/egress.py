@@ -73,8 +73,9 @@ class Egress:
         caps = self._channel.caps
         self._lanes = Lanes(desk, options, shows_deltas=caps.can_edit or caps.native_stream, on_defect=self._fail)
         self._queue = RepliesQueue(
-            self._broker, name, self._lanes.take, self._lanes.drop, observer, prefetch=options.prefetch
-        )
+            self._broker, name, self._lanes.take, self._lanes.drop, observer,
+            prefetch=options.prefetch, declare=options.declare,
+        )  # fmt: skip
         self._tasks = [
             self._supervised(self._queue.run, "queue"),
             self._supervised(self._outbox.run, "outbox"),

@@ -78,6 +78,13 @@ class Link(Protocol):
 
 def unavailable(link: Link, error: BaseException) -> StoreUnavailable:
     """The error that callers get for one of redis-py's."""
+    if isinstance(error, redis_errors.NoPermissionError):
+        failure = StoreUnavailable(
+            f"Redis at {link.url} does not let this user do it: {error}; `ACL LOG` has the command and the key, and "
+            "deploy/security what each process needs"
+        )
+        failure.__cause__ = error
+        return failure
     if isinstance(error, ResponseError):
         reason = f"refused the command: {error}"
     else:
@@ -165,9 +172,11 @@ class ClusterLink:
         except CONNECTION_ERRORS as error:
             return [error] * len(commands)
         by_node: dict[str, tuple[ClusterNode, list[PipelineCommand]]] = {}
-        for position, command in enumerate(commands):
+        keys = [_first_key(command) for command in commands]
+        elsewhere = next((key for key in keys if key is not None), b"")  # what has no key goes with the others
+        for position, (command, key) in enumerate(zip(commands, keys, strict=True)):
             try:
-                slot = self._client.keyslot(_first_key(command))
+                slot = self._client.keyslot(elsewhere if key is None else key)
                 node = self._client.nodes_manager.get_node_from_slot(slot)
             except CONNECTION_ERRORS as error:
                 replies[position] = error
@@ -236,7 +245,9 @@ _LAYOUT_ERRORS: Final = (
 _REDIRECTIONS: Final = (redis_errors.MovedError, redis_errors.AskError, redis_errors.TryAgainError)
 
 
-def _first_key(command: Command) -> Any:
+def _first_key(command: Command) -> Any | None:
+    if len(command) == 1:
+        return None
     if command[0] == "XREAD":
         return command[command.index("STREAMS") + 1]
     return command[3] if command[0] in ("EVALSHA", "EVAL") else command[1]

@@ -36,7 +36,7 @@ start_engine() {
         fi
     done
     echo "No Docker engine starts here. The end of $folder/dockerd.log:" >&2
-    tail -n 60 "$folder/dockerd.log" >&2
+    grep -v level=info "$folder/dockerd.log" | tail -n 60 >&2
     return 1
 }
 

@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from tests import schedule
 from tests.servers.debian import Debian
 from tests.servers.install import cannot_install, install
 from tests.servers.kinds import packages
@@ -50,7 +51,9 @@ def main() -> int:
 
 
 def _runs(python: Python, arguments: list[str]) -> Iterator[str]:
-    yield python.test("all that need no server", "-m", "not rabbitmq and not redis and not browser and not engine", *arguments)
+    yield python.test(
+        "all that need no server", "-m", "not rabbitmq and not redis and not browser and not engine", *arguments
+    )
     yield python.test("superdialog's agents and sessions", *SUPERDIALOG)
     lowest = _lowest_superdialog()
     if python.version("superdialog") != lowest:
@@ -107,7 +110,7 @@ class Python:
         on = f"{self.name}, superdialog {self.version('superdialog')}"
         print(f"\n== {on}: {what}", flush=True)
         started = time.monotonic()
-        command = (self._venv / "bin" / "python", "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *arguments)
+        command = (self._venv / "bin" / "python", "-m", "pytest", "-q", *schedule.ARGUMENTS, *arguments)
         process = subprocess.Popen(
             self._system.command(command, ROOT), env=_environment(), stdout=subprocess.PIPE, text=True
         )

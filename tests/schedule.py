@@ -23,14 +23,30 @@ MOST_WORKERS: Final = 8
 """They share one RabbitMQ and one Redis."""
 
 LONGEST: Final = (
+    "tests/cli/test_keys.py",
     "tests/cli/test_producer.py",
-    "tests/simulation/test_mutants.py",
-    "tests/agents/superdialog/test_machine.py",
-    "tests/cli/test_dead.py",
-    "tests/producers/webchat/test_page.py",
-    "tests/test_servers.py",
+    "tests/cli/test_pool.py",
     "tests/simulation/test_seeds.py",
+    "tests/cli/test_dead.py",
+    "tests/agents/superdialog/test_playbook.py",
+    "tests/producers/webchat/test_page.py",
+    "tests/cli/test_producer_stuck.py",
+    "tests/test_servers.py",
+    "tests/chaos/test_chaos.py",
+    "tests/chaos/test_failover.py",
+    "tests/consumer/test_ownership_rabbitmq.py",
+    "tests/agents/superdialog/test_machine.py",
+    "tests/brokers/test_rabbitmq_failures.py",
+    "tests/producers/egress/test_zombies.py",
+    "tests/cli/test_dev.py",
+    "tests/cli/test_llm.py",
+    "tests/consumer/test_ownership.py",
+    "tests/brokers/test_sqlite_processes.py",
+    "tests/cli/test_commands.py",
+    "tests/producers/slack/test_killed_egress.py",
     "tests/superdialog_sessions/test_two_processes.py",
+    "tests/consumer/test_children.py",
+    "tests/producers/slack/test_end_to_end.py",
 )
 """The files that take longest, as measured; what is not here comes after these, the files of most tests first."""
 

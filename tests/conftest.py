@@ -12,6 +12,7 @@ from typing import Any, Final, NoReturn
 
 import pytest
 
+from tests import schedule
 from tests.servers.cluster import RabbitMQCluster
 from tests.servers.kinds import KINDS, RABBITMQ, REDIS, Kind
 from tests.servers.namespaces import clear_rabbitmq, clear_redis, declarations
@@ -58,11 +59,22 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the servers that they need: by their fixtures, or by a parameter of the marker's name."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests by the servers that they need: by their fixtures, or by a parameter of the marker's name.
+
+    Workers get them in the order in which they should be taken.
+    """
     for item in items:
         for kind in _needed(item, NEEDS):
             item.add_marker(kind.marker)
+    if hasattr(config, "workerinput"):
+        items[:] = schedule.in_order(items, config.rootpath)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """What ``-n auto`` means; the environment decides first."""
+    return None if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else schedule.workers()
 
 
 @pytest.hookimpl(tryfirst=True)  # before the collection is reported

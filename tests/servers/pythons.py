@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from tests import schedule
 from tests.servers.debian import Debian
 from tests.servers.install import install_release
 from tests.servers.kinds import packages
@@ -109,7 +110,7 @@ class Python:
         on = f"{self.name}, superdialog {self.version('superdialog')}"
         print(f"\n== {on}: {what}", flush=True)
         started = time.monotonic()
-        command = (self._venv / "bin" / "python", "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *arguments)
+        command = (self._venv / "bin" / "python", "-m", "pytest", "-q", *schedule.ARGUMENTS, *arguments)
         process = subprocess.Popen(
             self._system.command(command, ROOT), env=_environment(), stdout=subprocess.PIPE, text=True
         )

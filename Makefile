@@ -23,8 +23,13 @@ STORE ?= redis
 # Two workers, each with whole files, so that a module's private servers are started once.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
+# The oldest Python that is supported, and all later ones; hashes of the wheels of all platforms.
+LOCK_ARGS ?=
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	--no-emit-find-links --custom-compile-command 'make lock' $(LOCK_ARGS)
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types format unit integration deploy matrix pythons chaos producers simulate servers venv clean
+.PHONY: help demo test lint types format lock unit integration deploy matrix pythons chaos producers simulate servers venv clean
 
 # SERVERS=trixie takes the servers of that release of Debian: RabbitMQ 4 and Valkey 8; bookworm has 3.10 and Redis 7.
 ifneq ($(SERVERS),)
@@ -59,6 +64,11 @@ types: $(VENV)/.dev ## Check types
 format: $(VENV)/.dev ## Format the code and sort its imports
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
+
+lock: $(VENV)/.dev ## Make the image's locks anew, after a change of dependencies; LOCK_ARGS=--upgrade takes newer releases
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==0.13.9
+	$(LOCK) --extra image --output-file deploy/image/requirements.txt pyproject.toml
+	$(LOCK) --output-file deploy/image/build.txt deploy/image/build.in
 
 unit: $(VENV)/.dev ## The tests that need no server
 	$(PYTEST) -m 'not rabbitmq and not redis and not engine' $(PYTEST_ARGS)

@@ -23,6 +23,7 @@ from typing import Final
 from tests.servers.debian import Debian
 from tests.servers.install import cannot_install, install
 from tests.servers.kinds import packages
+from tests.servers.pip import pip_settings
 from tests.servers.process import Unavailable
 
 ROOT: Final = Path(__file__).parents[2]
@@ -50,7 +51,8 @@ def main() -> int:
 
 
 def _runs(python: Python, arguments: list[str]) -> Iterator[str]:
-    yield python.test("all that need no server", "-m", "not rabbitmq and not redis and not browser and not engine", *arguments)
+    alone = "not rabbitmq and not redis and not browser and not engine"
+    yield python.test("all that need no server", "-m", alone, *arguments)
     yield python.test("superdialog's agents and sessions", *SUPERDIALOG)
     lowest = _lowest_superdialog()
     if python.version("superdialog") != lowest:
@@ -152,12 +154,8 @@ def _install(system: Debian) -> None:
 def _environment() -> Mapping[str, str]:
     """The machine's, with the index that its pip uses, and without what names folders that are not in the release."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("PIP_", "PYTHON", "SDQUEUE_", "VIRTUAL_ENV"))}
-    asked = [sys.executable, "-m", "pip", "config", "list"]
-    listed = subprocess.run(asked, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
-    for name in ("index-url", "extra-index-url", "trusted-host", "proxy", "default-timeout"):
-        for found in re.findall(rf"^(?:global|install|:env:)\.{name}='(.*)'$", listed, re.MULTILINE):
-            if value := " ".join(word for word in found.split() if not word.startswith("file:")):
-                kept[f"PIP_{name.replace('-', '_').upper()}"] = value
+    for name, value in pip_settings().items():
+        kept[f"PIP_{name.replace('-', '_').upper()}"] = value
     return {**kept, "PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 
 

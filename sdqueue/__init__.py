@@ -1,256 +1,28 @@
-"""Chat turns of many sessions through a queue: in order, in parallel, none lost, none answered twice."""
+"""Chat turns of many sessions through a queue: in order, in parallel, none lost, none answered twice.
 
-from sdqueue.agents import (
-    LLM,
-    Agent,
-    AgentFactory,
-    AgentRoutes,
-    ChatContext,
-    ChatMessage,
-    DurableAgent,
-    FlowState,
-    FunctionAgent,
-    LLMAgent,
-    LLMAgentFactory,
-    LLMOptions,
-    MemoAgent,
-    StreamChunk,
-    Tool,
-    ToolCall,
-    TurnContext,
-    TurnResult,
-    current_turn,
-    load_agent_factory,
-    load_agents,
-)
-from sdqueue.backends import open_broker, open_delta_log, open_locks, open_membership, open_store
-from sdqueue.brokers import Broker, MemoryBroker, RabbitMQBroker, SQLiteBroker, Topology
-from sdqueue.channels import DoubleTexting, OnAmbiguous, OnDead, PerChannel
-from sdqueue.client import Client, Replies
-from sdqueue.consumer import (
-    Alone,
-    Consumer,
-    ConsumerOptions,
-    Membership,
-    MemoryMembership,
-    MemoryPool,
-    RedisMembership,
-    RetryPolicy,
-)
-from sdqueue.deadletters import Batch, DeadLetter, DeadLetters, LetterFilter
-from sdqueue.errors import (
-    AgentError,
-    AgentResultError,
-    BrokerError,
-    BrokerUnavailable,
-    ConfigurationError,
-    InvalidOffset,
-    InvalidTurn,
-    LockError,
-    LockLost,
-    LockTimeout,
-    ModelAnswerError,
-    ModelInterrupted,
-    PublishRejected,
-    RecordCorrupt,
-    RecordError,
-    RecordSealed,
-    RecordTooNew,
-    ReplyError,
-    ReplyTimeout,
-    ReshardingFailed,
-    SdqueueError,
-    SessionClosed,
-    SessionError,
-    StateMismatch,
-    StoreUnavailable,
-    StreamNotFound,
-    TooManyRounds,
-    TopologyError,
-    TopologyMismatch,
-    TopologyMissing,
-    TurnFailed,
-    TurnTimeout,
-    UnknownRoute,
-    Unroutable,
-    VersionConflict,
-    WrongKey,
-)
-from sdqueue.messages import DeadTurn, InboundTurn, OutboundReply, StreamPosition, partition_of, routing_key
-from sdqueue.observe import Observer
-from sdqueue.sessions import (
-    AsyncioLockBackend,
-    Deferred,
-    FileLockBackend,
-    FileSessionKeys,
-    FileSessionStore,
-    HistoryPolicy,
-    InMemorySessionStore,
-    Kept,
-    Keyring,
-    LockBackend,
-    MemorySessionKeys,
-    MessageLimit,
-    NullSessionStore,
-    RedisLockBackend,
-    RedisSessionKeys,
-    RedisSessionStore,
-    Retention,
-    Sealer,
-    Session,
-    SessionHandle,
-    SessionInit,
-    SessionKeys,
-    SessionRecord,
-    SessionStore,
-    SessionWorker,
-    SQLiteSessionKeys,
-    SQLiteSessionStore,
-    Standing,
-    Summary,
-    TokenLimit,
-    TurnBacklog,
-)
-from sdqueue.settings import Settings
-from sdqueue.streaming import DeltaLog, MemoryDeltaLog, RedisDeltaLog, SQLiteDeltaLog
+The public names are those of :mod:`sdqueue.public`. They are brought in when the first of them is asked for, since a
+probe (``sdqueue health``) runs every few seconds and needs none of them.
+"""
 
-__all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
-    # talking to the pool
-    "Client",
-    "Replies",
-    "InboundTurn",
-    "OutboundReply",
-    "StreamPosition",
-    "DeadTurn",
-    "partition_of",
-    "routing_key",
-    # dead letters
-    "DeadLetters",
-    "DeadLetter",
-    "LetterFilter",
-    "Batch",
-    # agents
-    "Agent",
-    "AgentFactory",
-    "AgentRoutes",
-    "DurableAgent",
-    "FunctionAgent",
-    "MemoAgent",
-    "LLMAgent",
-    "LLMAgentFactory",
-    "LLM",
-    "LLMOptions",
-    "Tool",
-    "ChatContext",
-    "ChatMessage",
-    "FlowState",
-    "StreamChunk",
-    "ToolCall",
-    "TurnContext",
-    "TurnResult",
-    "current_turn",
-    "load_agent_factory",
-    "load_agents",
-    # sessions
-    "SessionWorker",
-    "SessionHandle",
-    "SessionInit",
-    "Session",
-    "SessionRecord",
-    "Retention",
-    "HistoryPolicy",
-    "MessageLimit",
-    "TokenLimit",
-    "Summary",
-    "SessionStore",
-    "InMemorySessionStore",
-    "NullSessionStore",
-    "FileSessionStore",
-    "SQLiteSessionStore",
-    "RedisSessionStore",
-    "TurnBacklog",
-    "Deferred",
-    "Kept",
-    "Standing",
-    "LockBackend",
-    "AsyncioLockBackend",
-    "FileLockBackend",
-    "RedisLockBackend",
-    # streamed answers, to be read on
-    "DeltaLog",
-    "MemoryDeltaLog",
-    "SQLiteDeltaLog",
-    "RedisDeltaLog",
-    # encryption at rest
-    "Sealer",
-    "Keyring",
-    "SessionKeys",
-    "MemorySessionKeys",
-    "FileSessionKeys",
-    "SQLiteSessionKeys",
-    "RedisSessionKeys",
-    # the consumer
-    "Consumer",
-    "ConsumerOptions",
-    "RetryPolicy",
-    "DoubleTexting",
-    "OnAmbiguous",
-    "OnDead",
-    "PerChannel",
-    "Observer",
-    "Membership",
-    "Alone",
-    "RedisMembership",
-    "MemoryMembership",
-    "MemoryPool",
-    # brokers
-    "Broker",
-    "MemoryBroker",
-    "SQLiteBroker",
-    "RabbitMQBroker",
-    "Topology",
-    # settings
-    "Settings",
-    "open_broker",
-    "open_store",
-    "open_locks",
-    "open_delta_log",
-    "open_membership",
-    # errors
-    "SdqueueError",
-    "ConfigurationError",
-    "InvalidTurn",
-    "SessionError",
-    "VersionConflict",
-    "SessionClosed",
-    "StoreUnavailable",
-    "RecordError",
-    "RecordTooNew",
-    "RecordSealed",
-    "WrongKey",
-    "StateMismatch",
-    "RecordCorrupt",
-    "LockError",
-    "LockTimeout",
-    "LockLost",
-    "AgentError",
-    "AgentResultError",
-    "UnknownRoute",
-    "TurnTimeout",
-    "ModelAnswerError",
-    "ModelInterrupted",
-    "TooManyRounds",
-    "BrokerError",
-    "BrokerUnavailable",
-    "PublishRejected",
-    "Unroutable",
-    "TopologyError",
-    "TopologyMissing",
-    "TopologyMismatch",
-    "ReshardingFailed",
-    "ReplyError",
-    "ReplyTimeout",
-    "StreamNotFound",
-    "InvalidOffset",
-    "TurnFailed",
-]
+import typing
+
+if typing.TYPE_CHECKING:
+    from sdqueue.public import *  # noqa: F403 -- for type checkers and editors
+    from sdqueue.public import __all__ as __all__
+
+
+def __getattr__(name: str) -> object:
+    if name.startswith("__") and name != "__all__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from sdqueue import public
+
+    globals().update({"__all__": public.__all__, **{each: getattr(public, each) for each in public.__all__}})
+    if name not in globals():
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return globals()[name]
+
+
+def __dir__() -> list[str]:
+    from sdqueue import public
+
+    return sorted({*globals(), *public.__all__})

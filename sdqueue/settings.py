@@ -198,7 +198,18 @@ class Settings(BaseSettings):
         default=1024 * 1024, ge=1, description="Largest request that a producer reads, in bytes."
     )
     request_timeout_s: float = Field(default=10.0, gt=0, description="Seconds that a request may take to arrive whole.")
-    metrics_port: int = Field(default=0, ge=0, le=65535, description="Serve Prometheus metrics here; 0: do not.")
+    metrics_port: int = Field(
+        default=0,
+        ge=0,
+        le=65535,
+        description="Serve /metrics for Prometheus, and /healthz and /readyz for probes, here; 0: do not.",
+    )
+    blocked_limit_s: float = Field(
+        default=30.0,
+        ge=1,
+        description="Seconds that the event loop may stand still before /healthz asks for a restart: an agent must "
+        "not compute in it for so long.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="What is logged.")
     log_format: Literal["text", "json"] = Field(default="text", description="How it is logged.")
 

@@ -1,6 +1,6 @@
 """``python -m sdqueue.cli``: the same as ``sdqueue``, for a known interpreter."""
 
-from sdqueue.cli.app import main
+from sdqueue.cli import main
 
 if __name__ == "__main__":
     main()

@@ -13,7 +13,7 @@ from typing import Annotated, Final
 
 import typer
 
-from sdqueue.cli import chat, consumer, dead, dev, doctor, follow, keys, producer, send, settings, topology
+from sdqueue.cli import chat, consumer, dead, dev, doctor, follow, health, keys, producer, send, settings, topology
 from sdqueue.errors import ConfigurationError, InvalidTurn, SdqueueError
 
 HELP = """
@@ -70,6 +70,7 @@ app.command("producer", rich_help_panel="Run")(producer.producer)
 app.add_typer(topology.app, name="topology", rich_help_panel="Run")
 app.add_typer(keys.app, name="keys", rich_help_panel="Run")
 app.add_typer(dead.app, name="dead", rich_help_panel="Look")
+app.command("health", rich_help_panel="Look")(health.health)
 app.command("doctor", rich_help_panel="Look")(doctor.doctor)
 app.command("settings", rich_help_panel="Look")(settings.settings)
 

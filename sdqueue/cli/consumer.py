@@ -6,24 +6,31 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Final
 
 import structlog
 import typer
+from prometheus_client import CollectorRegistry
 
 from sdqueue.agents import load_agents
 from sdqueue.backends import open_broker, open_membership, open_worker, opened_delta_log, opened_sessions, redis_url
+from sdqueue.brokers import Broker
 from sdqueue.cli.options import EVERYTHING, Given, agents_of, require_shared_broker, takes_settings
-from sdqueue.cli.preparing import metrics_served, prepared
+from sdqueue.cli.preparing import endpoints, prepared
 from sdqueue.consumer import Consumer, ConsumerOptions
 from sdqueue.consumer.processes import supervise
 from sdqueue.errors import ConfigurationError
 from sdqueue.observe import Observer, Observers
+from sdqueue.observe.health import ASK_S, Health, Readiness
 from sdqueue.observe.logs import LogObserver, configure_logging
 from sdqueue.observe.metrics import MetricsObserver
+from sdqueue.sessions import SessionStore
 from sdqueue.settings import Settings
 from sdqueue.urls import mask
+
+PROBED: Final = "sdqueue health"
+"""A session that nobody has, and that is looked for to see whether the store answers."""
 
 
 @takes_settings(*EVERYTHING)
@@ -81,6 +88,18 @@ async def _supervise(settings: Settings, processes: int, name: str | None, apply
 
 
 async def _serve(settings: Settings, name: str | None, apply: bool, supervised: bool) -> None:
+    with endpoints(settings) as (health, registry):
+        await _answer(settings, name, apply, supervised, health, registry)
+
+
+async def _answer(
+    settings: Settings,
+    name: str | None,
+    apply: bool,
+    supervised: bool,
+    health: Health,
+    registry: CollectorRegistry | None,
+) -> None:
     options = ConsumerOptions.from_settings(settings, name=name)
     broker = open_broker(settings, name=f"sdqueue consumer {options.name}")
     async with (
@@ -94,7 +113,7 @@ async def _serve(settings: Settings, name: str | None, apply: bool, supervised: 
             broker,
             worker,
             options,
-            observer=_observer(settings, options.name),
+            observer=_observer(registry, options.name),
             membership=open_membership(settings, name=options.name),
             delta_log=delta_log,
         )
@@ -102,6 +121,7 @@ async def _serve(settings: Settings, name: str | None, apply: bool, supervised: 
 
         def stop() -> None:
             stopping.set()
+            health.stopping()
             running.stop()
 
         loop = asyncio.get_running_loop()
@@ -109,7 +129,9 @@ async def _serve(settings: Settings, name: str | None, apply: bool, supervised: 
             loop.add_signal_handler(number, stop)
         if supervised:
             await _when_standard_input_ends(stop)
+        health.begun(Readiness(lambda: ["starting"], lambda: _reach(broker)).look)
         if await prepared(broker, stopping, apply, settings):
+            health.begun(_readiness(settings, broker, store, running).look)
             pooled = redis_url(settings) is not None
             await _run(running, pooled, f"agent {settings.agent or '(built-in)'}, store {mask(settings.store_url)}")
     print(f"consumer {options.name} stopped", flush=True)
@@ -142,8 +164,24 @@ async def _run(running: Consumer, pooled: bool, what: str) -> None:
         await asyncio.wait({telling})
 
 
-def _observer(settings: Settings, name: str) -> Observer:
+def _readiness(settings: Settings, broker: Broker, store: SessionStore, running: Consumer) -> Readiness:
+    """Whether it takes work: by what the consumer knows, and where it would learn of a trouble late, by asking.
+
+    A broker that hangs is known from its heartbeats only after 25 s. The Redis of a pool is asked twice a second as it
+    is; any other store has to be.
+    """
+    asked: list[Callable[[], Awaitable[object]]] = [lambda: _reach(broker)]
+    if redis_url(settings) != settings.store_url:
+        asked.append(lambda: store.load(PROBED))
+    return Readiness(running.obstacles, *asked)
+
+
+async def _reach(broker: Broker) -> None:
+    await broker.queue_state(broker.topology.unrouted, timeout=ASK_S)
+
+
+def _observer(registry: CollectorRegistry | None, name: str) -> Observer:
     observers: list[Observer] = [LogObserver(name)]
-    if (registry := metrics_served(settings)) is not None:
+    if registry is not None:
         observers.append(MetricsObserver(registry))
     return Observers(*observers)

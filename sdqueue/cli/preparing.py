@@ -1,9 +1,11 @@
-"""What the long-running commands do before they are ready: wait for the broker, and serve metrics."""
+"""What the long-running commands do before they are ready: wait for the broker, and answer probes."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import structlog
 from prometheus_client import CollectorRegistry
@@ -12,7 +14,8 @@ from sdqueue.backends import redis_url
 from sdqueue.brokers import Broker, Topology
 from sdqueue.consumer.membership import RedisPool
 from sdqueue.errors import BrokerUnavailable, ConfigurationError, TopologyMismatch, TopologyMissing
-from sdqueue.observe.metrics import serve_metrics
+from sdqueue.observe.endpoints import served
+from sdqueue.observe.health import Health
 from sdqueue.settings import Settings
 
 LONGEST_WAIT_S = 5.0
@@ -79,17 +82,22 @@ async def _is_resharded(broker: Broker, settings: Settings) -> bool:
     return True
 
 
-def metrics_served(settings: Settings) -> CollectorRegistry | None:
-    """Where metrics are registered that are served on ``SDQUEUE_METRICS_PORT``; ``None`` where that is not set.
+@contextmanager
+def endpoints(settings: Settings) -> Iterator[tuple[Health, CollectorRegistry | None]]:
+    """The health of this process, and where metrics are registered, served on ``SDQUEUE_METRICS_PORT`` while the block
+    lasts; where that is not set, nothing is served and there is no registry.
 
     Raises:
         ConfigurationError: the port cannot be had.
     """
-    if not settings.metrics_port:
-        return None
-    registry = CollectorRegistry()
-    try:
-        serve_metrics(settings.metrics_port, registry)
-    except OSError as error:
-        raise ConfigurationError(f"SDQUEUE_METRICS_PORT: cannot serve on {settings.metrics_port}: {error}") from None
-    return registry
+    with Health(settings.blocked_limit_s) as health, ExitStack() as stack:
+        registry = None
+        if settings.metrics_port:
+            registry = CollectorRegistry()
+            try:
+                stack.enter_context(served(settings.metrics_port, registry, health))
+            except OSError as error:
+                raise ConfigurationError(
+                    f"SDQUEUE_METRICS_PORT: cannot serve on {settings.metrics_port}: {error}"
+                ) from None
+        yield health, registry

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import structlog
 import typer
+from prometheus_client import CollectorRegistry
 
 from sdqueue.brokers import Broker
 from sdqueue.cli.options import BROKER, KEYS, STORE, Given, require_shared_broker, takes_settings
-from sdqueue.cli.preparing import metrics_served, prepared
+from sdqueue.cli.preparing import endpoints, prepared
 from sdqueue.consumer.options import default_name
 from sdqueue.errors import ConfigurationError
 from sdqueue.observe.logs import configure_logging
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 SETTINGS = (
     *BROKER, *STORE, *KEYS, "stream_url", "stream_entries", "stream_ttl_s", "channels", "producer_host",
     "producer_port", "producer_state_url", "on_ambiguous", "public_url", "max_body_bytes", "request_timeout_s",
-    "max_text_bytes", "turn_timeout_s", "kept_ids_s", "grace_s", "metrics_port", "log_level", "log_format",
+    "max_text_bytes", "turn_timeout_s", "kept_ids_s", "grace_s", "metrics_port", "blocked_limit_s",
+    "log_level", "log_format",
 )  # fmt: skip
 
 
@@ -78,34 +80,41 @@ async def producer(
         log.warning("variables that are no settings have no effect", variables=unknown)
     name = name or default_name()
     parts = Parts(channels, ingress=only is not Half.EGRESS, egress=only is not Half.INGRESS)
-    running = Producer(settings, parts, name, _observer(settings, name))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, running.stop)
-    where = ""
+    with endpoints(settings) as (health, registry):
+        running = Producer(settings, parts, name, _observer(registry, name))
+        health.begun(running.look)
 
-    async def prepare(broker: Broker, stopping: asyncio.Event) -> bool:
-        return await prepared(broker, stopping, apply, settings)
+        def stop() -> None:
+            health.stopping()
+            running.stop()
 
-    def listening(url: str) -> None:
-        nonlocal where
-        where = f", {url}"
-        log.info("listening", url=url)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop)
+        where = ""
 
-    def ready() -> None:
-        kind = f"{only} of " if only else ""
-        print(f"producer {name} ready: {kind}{', '.join(channels)}{where}", flush=True)
+        async def prepare(broker: Broker, stopping: asyncio.Event) -> bool:
+            return await prepared(broker, stopping, apply, settings)
 
-    await running.run(prepare, listening, ready)
+        def listening(url: str) -> None:
+            nonlocal where
+            where = f", {url}"
+            log.info("listening", url=url)
+
+        def ready() -> None:
+            kind = f"{only} of " if only else ""
+            print(f"producer {name} ready: {kind}{', '.join(channels)}{where}", flush=True)
+
+        await running.run(prepare, listening, ready)
     print(f"producer {name} stopped", flush=True)
 
 
-def _observer(settings: Settings, name: str) -> ProducerObserver:
+def _observer(registry: CollectorRegistry | None, name: str) -> ProducerObserver:
     from sdqueue_producers.logs import ProducerLogs
     from sdqueue_producers.metrics import ProducerMetrics
     from sdqueue_producers.observer import ProducerObservers
 
     observers: list[ProducerObserver] = [ProducerLogs(name)]
-    if (registry := metrics_served(settings)) is not None:
+    if registry is not None:
         observers.append(ProducerMetrics(registry))
     return ProducerObservers(*observers)

@@ -198,6 +198,21 @@ class Client:
         self._check_open()
         await self._broker.check(timeout=timeout)
 
+    async def reach(self, *, timeout: float = CONFIRM_TIMEOUT_S) -> None:
+        """See whether the broker answers, by a single question: for those who ask again and again after :meth:`check`.
+
+        RabbitMQ logs some questions of that one as errors, those whose answer should be no.
+
+        Parameters:
+            timeout: seconds.
+
+        Raises:
+            TopologyMissing: the queues are not there any more.
+            BrokerUnavailable: the broker was not reached in ``timeout`` seconds.
+        """
+        self._check_open()
+        await self._broker.queue_state(self._broker.topology.unrouted, timeout=timeout)
+
     async def keep_replies(self, channel: str, *, timeout: float = CONFIRM_TIMEOUT_S) -> None:
         """See to it that the replies of a channel are kept from now on, until somebody takes them. Idempotent.
 

@@ -141,6 +141,14 @@ class Consumer:
         """Wait until every queue that this consumer owns is subscribed."""
         await self._ownership.ready()
 
+    def obstacles(self) -> list[str]:
+        """Why this consumer does not take all of its work now; empty where it does.
+
+        It asks nobody: a broker that hangs without having gone is not noticed yet. One that owns nothing since there
+        are more consumers than partitions has none: it stands by.
+        """
+        return ["stopping"] if self._stopping.is_set() else list(self._ownership.obstacles())
+
     @property
     def share(self) -> Share:
         """How many partitions are this consumer's."""

@@ -66,7 +66,8 @@ class Ownership:
         self._changed = asyncio.Event()
         self._ready = asyncio.Event()
         self._losses = 0
-        self._away = False
+        self._problem = ""
+        """Why the other members cannot be seen."""
         self._leaving_since: float | None = None
         self._handed_over = asyncio.Event()
         self._certain_until = 0.0
@@ -114,6 +115,23 @@ class Ownership:
         for queue, reader in self._readers.items():
             if self.owns(queue) and reader.subscription is not None:
                 yield queue, reader.subscription
+
+    @property
+    def _away(self) -> bool:
+        return bool(self._problem)
+
+    def obstacles(self) -> Iterator[str]:
+        """Why not all of this consumer's work is taken now, by what is known here."""
+        if self._away:
+            yield f"the other consumers cannot be seen: {self._problem}"
+        elif not self._roles:
+            yield "the consumers of the pool are not known yet"
+        if self._lets_go:
+            yield "the number of partitions is being changed"
+            return
+        missing = [queue for queue in self._seats if self.owns(queue) and self._readers[queue].subscription is None]
+        if missing:
+            yield f"{len(missing)} queues of this consumer are not subscribed, such as {missing[0]}"
 
     async def ready(self) -> None:
         """Wait until the members are known, and what this consumer owns is subscribed."""
@@ -195,11 +213,11 @@ class Ownership:
         if sighting.problem:
             if not self._away:
                 self._observer.backend_away(backend="membership", error=sighting.problem)
-            self._away = True
+            self._problem = sighting.problem
             if self._leaving_since is not None:
                 self._handed_over.set()  # it cannot be seen whether anybody is there
             return
-        self._away = False
+        self._problem = ""
         self._certain_until = sighting.listed_until
         # A record that is gone says nothing: Redis may have been emptied in the middle of a change.
         self._epoch = sighting.epoch or self._epoch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from sdqueue.messages import DeadTurn
 from sdqueue.observe.observer import Observer
@@ -136,8 +136,3 @@ class MetricsObserver(Observer):
         """Show both."""
         self._running.set(turns)
         self._waiting.set(waiting)
-
-
-def serve_metrics(port: int, registry: CollectorRegistry) -> None:
-    """Answer Prometheus on a port of all addresses, from a thread of its own."""
-    start_http_server(port, registry=registry)

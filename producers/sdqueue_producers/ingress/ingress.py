@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from sdqueue.client import Client
 from sdqueue.errors import BrokerError, ConfigurationError, SdqueueError
+from sdqueue.observe.health import Readiness
 from sdqueue_producers.channel import Channel
 from sdqueue_producers.ingress.door import Door, confirm_until
 from sdqueue_producers.ingress.limits import Limits, refused_response
@@ -24,7 +25,7 @@ from sdqueue_producers.ingress.listening import keep_listening
 from sdqueue_producers.ingress.options import IngressOptions
 from sdqueue_producers.ingress.order import Arrivals
 from sdqueue_producers.ingress.publisher import Publisher
-from sdqueue_producers.ingress.readiness import Readiness
+from sdqueue_producers.ingress.readiness import Handover
 from sdqueue_producers.ingress.typing_indicators import TypingIndicators
 from sdqueue_producers.observer import ProducerObserver
 from sdqueue_producers.request import Receipt
@@ -47,6 +48,7 @@ class Ingress:
         state: knows which turns were published. Where it is away, turns are published all the same.
         options: limits.
         observer: hears what happens.
+        readiness: what ``/readyz`` tells; default: whether turns can be handed over.
 
     Raises:
         ConfigurationError: two channels have the same name or path.
@@ -59,6 +61,8 @@ class Ingress:
         state: ProducerState,
         options: IngressOptions | None = None,
         observer: ProducerObserver | None = None,
+        *,
+        readiness: Readiness | None = None,
     ) -> None:
         self.options = IngressOptions() if options is None else options
         self._channels = {channel.name: channel for channel in channels}
@@ -67,7 +71,7 @@ class Ingress:
         self._observer = ProducerObserver() if observer is None else observer
         self._typing = TypingIndicators(state, self.options, self._observer)
         self._publisher = Publisher(client, state, self.options.kept_ids_s, self._observer, self._typing.begin)
-        self._readiness = Readiness(client)
+        self._readiness = Readiness(tuple, Handover(client)) if readiness is None else readiness
         self._publishing: set[asyncio.Task[None]] = set()
         self._listening: set[asyncio.Task[None]] = set()
         self.app = self._make_app()
@@ -167,10 +171,11 @@ class Ingress:
         return JSONResponse({"status": "alive"})
 
     async def _readyz(self, request: StarletteRequest) -> Response:
-        error = await self._readiness.look()
-        if error is None:
+        reasons = await self._readiness.look()
+        if not reasons:
             return JSONResponse({"status": "ready"})
-        return JSONResponse({"error": "not-ready", "detail": error}, status_code=503, headers={"Retry-After": "5"})
+        body = {"status": "not-ready", "reasons": reasons, "error": "not-ready", "detail": "; ".join(reasons)}
+        return JSONResponse(body, status_code=503, headers={"Retry-After": "5"})
 
 
 def _twice(names: Sequence[str]) -> str:

@@ -12,10 +12,12 @@ from typing import Any
 from sdqueue.backends import open_broker, opened_delta_log
 from sdqueue.brokers import Broker
 from sdqueue.client import Client
+from sdqueue.observe.health import Readiness
 from sdqueue.settings import Settings
 from sdqueue_producers.channel import Channel
 from sdqueue_producers.egress import Egress, EgressOptions
 from sdqueue_producers.ingress import Ingress, IngressOptions
+from sdqueue_producers.ingress.readiness import Handover
 from sdqueue_producers.observer import ProducerObserver
 from sdqueue_producers.process.server import WebServer
 from sdqueue_producers.registry import ChannelContext, make_channel
@@ -56,6 +58,8 @@ class Producer:
         self._name = name
         self._observer = observer
         self._stopping = asyncio.Event()
+        self._up = False
+        self._readiness = Readiness(self._known)
         self._body: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
 
@@ -64,6 +68,13 @@ class Producer:
         if self._stopping.is_set() and self._body is not None:
             self._body.cancel()
         self._stopping.set()
+
+    async def look(self) -> Sequence[str]:
+        """Why it takes no work now; empty where it does.
+
+        The state is asked only where nothing but replies is delivered: what platforms send is taken without it.
+        """
+        return await self._readiness.look()
 
     async def run(self, prepare: Prepare, listening: Callable[[str], None], ready: Callable[[], None]) -> None:
         """Run to the end.
@@ -98,6 +109,7 @@ class Producer:
             Client(broker, max_text_bytes=settings.max_text_bytes, delta_log=delta_log) as client,
             AsyncExitStack() as entered,
         ):
+            self._readiness = self._made_readiness(client, state)
             context = ChannelContext(settings, state, client)
             channels = [make_channel(name, context) for name in self._parts.channels]
             for channel in channels:
@@ -109,6 +121,7 @@ class Producer:
                     if self._parts.egress:
                         for channel in channels:
                             await self._begin(partial(self._deliver, channel, broker, state))
+                    self._up = True
                     ready()
                     await self._one_ends()
             finally:
@@ -117,6 +130,16 @@ class Producer:
                 await self._all_end()
         for task in self._running:
             task.result()
+
+    def _made_readiness(self, client: Client, state: ProducerState) -> Readiness:
+        if self._parts.ingress:
+            return Readiness(self._known, Handover(client))
+        return Readiness(self._known, Handover(client), lambda: state.get([f"{self._parts.channels[0]}:health"]))
+
+    def _known(self) -> Sequence[str]:
+        if self._stopping.is_set():
+            return ["stopping"]
+        return [] if self._up else ["starting"]
 
     async def _take(
         self,
@@ -128,7 +151,7 @@ class Producer:
     ) -> None:
         settings = self._settings
         options = IngressOptions.from_settings(settings)
-        async with Ingress(channels, client, state, options, self._observer) as ingress:
+        async with Ingress(channels, client, state, options, self._observer, readiness=self._readiness) as ingress:
             server = WebServer(
                 ingress.app,
                 host=settings.producer_host,

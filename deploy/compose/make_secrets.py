@@ -83,10 +83,14 @@ def definitions(password: str) -> dict[str, object]:
 
 
 def acl(password: str) -> str:
-    """Redis's users: ours, and one that can see that it answers; nobody without a name."""
+    """Redis's users: ours, and one that can see that it answers; nobody without a name.
+
+    Nobody can be ``default``, and yet it may do everything: Redis reads its own log at the start as that user, and what
+    scripts have written would be left out where it may not (valkey-io/valkey#3983, redis/redis#14541).
+    """
     hashed = hashlib.sha256(password.encode()).hexdigest()
     return (
-        "user default off\n"
+        "user default off resetpass ~* &* +@all\n"
         f"user sdqueue on #{hashed} ~* &* +@all -@dangerous +info\n"
         "user health on nopass -@all +ping\n"
     )

@@ -9,7 +9,8 @@ import secrets
 import subprocess
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -89,7 +90,9 @@ class Project:
             if sum(state["Health"]["Status"] == "healthy" for state in states) == count:
                 return
             if time.monotonic() > deadline:
-                raise EngineFailed(f"{service} is not healthy in {within_s:g} s: {states}\n{self.logs(service, tail=40)}")
+                raise EngineFailed(
+                    f"{service} is not healthy in {within_s:g} s: {states}\n{self.logs(service, tail=40)}"
+                )
             time.sleep(0.5)
 
     def url(self) -> str:
@@ -110,22 +113,35 @@ class Project:
         """Stop it and remove everything of it."""
         self.compose("down", "--volumes", "--remove-orphans", "--timeout=10", timeout_s=UP_S)
 
-    def load(self, *options: str) -> Running:
-        """Begin a load, in a container beside those of the consumers."""
+    @contextmanager
+    def load(self, *options: str) -> Iterator[Running]:
+        """A load, in a container beside those of the consumers; it ends with the block."""
         words = self._words(
-            "run", "--rm", "--no-deps", "--no-TTY", f"--volume={ROOT / 'tests'}:/load/tests:ro", "--env=PYTHONPATH=/load",
-            "--entrypoint=python", "consumer", "-m", "tests.deploy.load", *options,
+            "run", "--rm", "--no-deps", "--no-TTY", f"--volume={ROOT / 'tests'}:/load/tests:ro",
+            "--env=PYTHONPATH=/load", "--entrypoint=python", "consumer", "-m", "tests.deploy.load", *options,
         )  # fmt: skip
-        return Running(
-            subprocess.Popen(
-                [self._engine.client, *words], env={**os.environ, **self._environ}, stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-            )
-        )  # fmt: skip
+        environ = {**os.environ, **self._environ}
+        pipe = subprocess.PIPE
+        with subprocess.Popen(
+            [self._engine.client, *words], env=environ, stdin=pipe, stdout=pipe, text=True
+        ) as process:
+            running = Running(process)
+            try:
+                yield running
+            finally:
+                process.terminate()
+                running.close()
 
     def _words(self, *arguments: str) -> list[str]:
         files = [f"--file={file}" for file in self._files]
-        return ["compose", "--progress=plain", f"--project-name={self.name}", "--env-file=/dev/null", *files, *arguments]
+        return [
+            "compose",
+            "--progress=plain",
+            f"--project-name={self.name}",
+            "--env-file=/dev/null",
+            *files,
+            *arguments,
+        ]
 
 
 class Running:
@@ -135,7 +151,8 @@ class Running:
         self._process = process
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._last = "0"
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
 
     def answers(self, more: int, *, within_s: float = 60.0) -> None:
         """Wait until so many more turns are answered.
@@ -159,8 +176,11 @@ class Running:
             self._next(deadline, "its end")
         evidence = json.loads(self._last)
         assert isinstance(evidence, dict)
-        self._process.wait(30)
         return evidence
+
+    def close(self) -> None:
+        """Return when nothing reads any more."""
+        self._reader.join()
 
     def _next(self, deadline: float, what: str) -> None:
         try:

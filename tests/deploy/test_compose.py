@@ -17,25 +17,31 @@ import pytest
 import yaml
 
 from tests.deploy.composing import AGENT, FOLDER, Project
-from tests.deploy.engine import Engine, EngineFailed
+from tests.deploy.engine import AUTHORITIES, Engine, EngineFailed
 from tests.deploy.judging import judge
+from tests.servers.pip import pip_settings
 
 COMPOSE = yaml.safe_load((FOLDER / "compose.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 LASTING = [name for name in SERVICES if name != "secrets"]
 
 
+def of_service(name: str) -> str:
+    """The id of a test. The bare names would say that it needs such a server."""
+    return f"service_{name}"
+
+
 # What the files say
 
 
-@pytest.mark.parametrize("name", LASTING)
+@pytest.mark.parametrize("name", LASTING, ids=of_service)
 def test_each_service_has_a_health_check_and_comes_back(name: str) -> None:
     service = SERVICES[name]
     assert service["healthcheck"]["test"]
     assert service["restart"] == "unless-stopped"
 
 
-@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("name", SERVICES, ids=of_service)
 def test_each_container_can_do_no_more_than_it_must(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
@@ -45,17 +51,15 @@ def test_each_container_can_do_no_more_than_it_must(name: str) -> None:
     assert "privileged" not in service
 
 
-@pytest.mark.parametrize("name", ["consumer", "producer"])
+@pytest.mark.parametrize("name", ["consumer", "producer"], ids=of_service)
 def test_the_grace_of_a_drain_ends_before_the_engine_kills(name: str) -> None:
     grace_s = float(SERVICES[name]["environment"]["SDQUEUE_GRACE_S"])
     assert grace_s + 10 <= float(SERVICES[name]["stop_grace_period"].removesuffix("s"))
 
 
-@pytest.mark.parametrize("name", ["consumer", "producer", "rabbitmq", "redis"])
+@pytest.mark.parametrize("name", ["consumer", "producer", "rabbitmq", "redis"], ids=of_service)
 def test_each_service_waits_for_what_it_needs(name: str) -> None:
-    needed = {
-        service: condition["condition"] for service, condition in SERVICES[name]["depends_on"].items()
-    }
+    needed = {service: condition["condition"] for service, condition in SERVICES[name]["depends_on"].items()}
     assert needed["secrets"] == "service_completed_successfully"
     if name in ("consumer", "producer"):
         assert needed["rabbitmq"] == needed["redis"] == "service_healthy"
@@ -74,7 +78,9 @@ def test_only_the_producer_is_reached_and_only_from_this_machine() -> None:
 
 
 def test_sessions_and_turns_are_in_volumes_with_names() -> None:
-    kept = {mount.split(":")[0]: mount.split(":")[1] for name in SERVICES for mount in SERVICES[name].get("volumes", [])}
+    kept = {
+        mount.split(":")[0]: mount.split(":")[1] for name in SERVICES for mount in SERVICES[name].get("volumes", [])
+    }
     assert kept["rabbitmq-data"] == "/var/lib/rabbitmq"
     assert kept["redis-data"] == "/data"
     assert SERVICES["rabbitmq"]["hostname"]
@@ -112,7 +118,7 @@ def test_rabbitmq_has_the_hash_that_the_password_has(tmp_path: Path) -> None:
     assert digest == hashlib.sha256(salt + files["made/rabbitmq"].encode()).digest()
 
 
-@pytest.mark.parametrize("server", ["rabbitmq", "redis"])
+@pytest.mark.parametrize("server", ["rabbitmq", "redis"], ids=of_service)
 def test_servers_have_hashes_only(tmp_path: Path, server: str) -> None:
     files = made(tmp_path)
     theirs = "".join(text for path, text in files.items() if path.startswith(f"{server}/"))
@@ -204,6 +210,30 @@ def key_of(project: Project) -> str:
 
 
 @pytest.mark.engine
+@pytest.mark.timeout(900)
+def test_it_builds_its_image(engine: Engine, sdqueue_image: str, tmp_path: Path) -> None:
+    """As README.md says for a machine that gets packages in a way of its own; all is in the cache of the engine."""
+    settings, ca = pip_settings(), AUTHORITIES.exists()
+    if ca:
+        settings["cert"] = "/run/secrets/ca"
+    lines = [f"{name} = {value}\n" for name, value in settings.items()]
+    (tmp_path / "pip.conf").write_text("[global]\n" + "".join(lines))
+    build = {"network": "host", "secrets": ["pip", *["ca"] * ca]}
+    override = {
+        "services": {name: {"build": build} for name in ("consumer", "producer", "secrets")},
+        "secrets": {"pip": {"file": str(tmp_path / "pip.conf")}, "ca": {"file": str(AUTHORITIES)}},
+    }
+    (tmp_path / "build.yaml").write_text(yaml.safe_dump(override))
+    tag = f"{sdqueue_image}-compose"
+    project = Project(engine, tag, files=[tmp_path / "build.yaml"])
+    try:
+        project.compose("build", timeout_s=800)
+        assert engine.run("run", "--rm", tag, "--help")
+    finally:
+        engine.attempt("image", "rm", tag)
+
+
+@pytest.mark.engine
 @pytest.mark.timeout(600)
 def test_one_command_brings_it_up_and_a_turn_comes_back(project: Project) -> None:
     project.up()
@@ -229,7 +259,7 @@ def test_who_has_no_secret_is_let_in_nowhere(project: Project) -> None:
     assert refused.value.code == 401
     assert "NOAUTH" in project.exec("redis", "redis-cli", "get", "x")
     guest = ("sdqueue", "send", "eve", "hello", "--broker-url", "amqp://guest:guest@rabbitmq/")
-    with pytest.raises(EngineFailed, match="ACCESS_REFUSED|refused"):
+    with pytest.raises(EngineFailed, match="ACCESS_REFUSED"):
         project.exec("producer", *guest)
 
 
@@ -248,13 +278,15 @@ def test_no_secret_is_in_an_environment_or_a_log(project: Project) -> None:
 @pytest.mark.engine
 @pytest.mark.timeout(120)
 def test_the_servers_reach_nothing(project: Project) -> None:
-    """Their network has no way out; that of consumers has, to the models."""
-    routes = [project.exec(service, "cat", "/proc/net/route") for service in ("redis", "rabbitmq", "consumer")]
-    assert [_has_way_out(text) for text in routes] == [False, False, True]
+    """Their networks have no way out; one of the consumers' has, to the models."""
 
+    def ways_out(service: str) -> list[str]:
+        (container,) = project.containers(service)
+        networks = project.inspect(container)["NetworkSettings"]["Networks"]
+        return [name for name in networks if not project.inspect(name)["Internal"]]
 
-def _has_way_out(routes: str) -> bool:
-    return any(line.split()[1] == "00000000" for line in routes.splitlines()[1:])
+    assert ways_out("redis") == ways_out("rabbitmq") == []
+    assert len(ways_out("consumer")) == len(ways_out("producer")) == 1
 
 
 @pytest.mark.engine
@@ -262,29 +294,29 @@ def _has_way_out(routes: str) -> bool:
 def test_nothing_is_lost_when_it_is_scaled_broken_and_restarted_under_load(
     project: Project, sdqueue_image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    load = project.load("--sessions=200", "--rate=40")
-    load.answers(100)
-    project.up("--no-recreate", "--scale=consumer=4")
-    assert len(project.containers("consumer")) == 4
-    load.answers(100)
-    pool = json.loads(project.exec("producer", "sdqueue", "topology", "owners", "--json"))
-    assert len({queue["owner"] for queue in pool["queues"]}) == 4
+    with project.load("--sessions=200", "--rate=40") as load:
+        load.answers(100)
+        project.up("--no-recreate", "--scale=consumer=4")
+        assert len(project.containers("consumer")) == 4
+        load.answers(100)
+        pool = json.loads(project.exec("producer", "sdqueue", "topology", "owners", "--json"))
+        assert len({queue["owner"] for queue in pool["queues"]}) == 4
 
-    project.crash(project.containers("consumer")[1], sdqueue_image)
-    load.answers(100)
-    project.healthy("consumer", 4)  # by its restart policy
+        project.crash(project.containers("consumer")[1], sdqueue_image)
+        load.answers(100)
+        project.healthy("consumer", 4)  # by its restart policy
 
-    project.compose("restart", "--no-deps", "consumer", timeout_s=90)
-    load.answers(100)
-    project.compose("restart", "--no-deps", "rabbitmq", timeout_s=90)
-    load.answers(100)
-    project.compose("restart", "--no-deps", "redis", timeout_s=90)
-    load.answers(100)
-    project.up("--no-recreate", "--scale=consumer=1")
-    assert len(project.containers("consumer")) == 1
-    load.answers(100)
+        project.compose("restart", "--no-deps", "consumer", timeout_s=90)
+        load.answers(100)
+        project.compose("restart", "--no-deps", "rabbitmq", timeout_s=90)
+        load.answers(100)
+        project.compose("restart", "--no-deps", "redis", timeout_s=90)
+        load.answers(100)
+        project.up("--no-recreate", "--scale=consumer=1")
+        assert len(project.containers("consumer")) == 1
+        load.answers(100)
 
-    told = load.finish()
+        told = load.finish()
     verdict = judge(told)
     with capsys.disabled():
         print(
@@ -304,11 +336,11 @@ def test_sessions_outlive_the_containers_and_their_passwords(project: Project) -
     assert project.left().keys() == {"volumes"}
     project.compose("run", "--rm", "--no-deps", "secrets", "--new", timeout_s=60)
     project.up()
-    assert said(project, "ada", "still there?") == ["hello", "again", "still there?"]
+    assert said(project, "ada", "still-there") == ["hello", "again", "still-there"]
     assert key_of(project) != key
     with pytest.raises(urllib.error.HTTPError):
         asked(project, "bob", "hello", key)
-    assert asked(project, "bob", "still there?", key_of(project)) == ["hello", "again", "still there?"]
+    assert asked(project, "bob", "still-there", key_of(project)) == ["hello", "again", "still-there"]
 
 
 @pytest.mark.engine
@@ -318,10 +350,10 @@ def test_a_stopped_consumer_drains_and_ends_in_order(project: Project) -> None:
     project.compose("stop", "consumer", timeout_s=90)
     state = project.inspect(consumer)["State"]
     assert (state["ExitCode"], state["OOMKilled"]) == (0, False)
-    waiting = project.exec("producer", "sdqueue", "send", "ada", "while nobody is there")
+    waiting = project.exec("producer", "sdqueue", "send", "ada", "while-nobody-is-there")
     assert waiting
     project.up()
-    assert said(project, "ada", "anybody?")[-2:] == ["while nobody is there", "anybody?"]
+    assert said(project, "ada", "anybody?")[-2:] == ["while-nobody-is-there", "anybody?"]
 
 
 @pytest.mark.engine

@@ -1,5 +1,8 @@
-"""An agent that answers with all that it was told in its session, so that every reply shows what was lost, came twice or
-out of order before it. A text is ``<mark> <act> <milliseconds to think>``, as tests/chaos plans it."""
+"""An agent that answers with all that it was told in its session.
+
+So every reply shows what was lost, came twice or out of order before it. A text is ``<mark> <act> <milliseconds to
+think>``, as tests/chaos plans it, or anything else.
+"""
 
 import asyncio
 import json

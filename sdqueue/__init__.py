@@ -4,6 +4,7 @@ The public names are those of :mod:`sdqueue.public`. They are brought in when th
 probe (``sdqueue health``) runs every few seconds and needs none of them.
 """
 
+import importlib
 import typing
 
 if typing.TYPE_CHECKING:
@@ -12,17 +13,14 @@ if typing.TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    if name.startswith("__") and name != "__all__":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from sdqueue import public
-
-    globals().update({"__all__": public.__all__, **{each: getattr(public, each) for each in public.__all__}})
+    names = vars(importlib.import_module("sdqueue.public")) if name == "__all__" or name[:2] != "__" else {}
+    if "__all__" in names:  # it is not yet, while the modules that have the names are being brought in
+        globals().update({each: names[each] for each in ("__all__", *names["__all__"])})
     if name not in globals():
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return globals()[name]
 
 
 def __dir__() -> list[str]:
-    from sdqueue import public
-
-    return sorted({*globals(), *public.__all__})
+    __getattr__("__all__")
+    return sorted(globals())

@@ -1,7 +1,8 @@
 """Settings: one object, checked at the start.
 
-Read, first wins: arguments, the environment (``SDQUEUE_…``), ``.env``, and ``sdqueue.toml`` (or the file
-named by ``SDQUEUE_CONFIG``) in the current directory.
+Read, first wins: arguments, the environment (``SDQUEUE_…``), files in the folder that ``SDQUEUE_SECRETS_DIR`` names
+(see :mod:`sdqueue.secretfiles`), ``.env``, and ``sdqueue.toml`` (or the file named by ``SDQUEUE_CONFIG``) in the
+current directory.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from sdqueue.brokers.topology import MAX_PARTITIONS
 from sdqueue.channels import DoubleTexting, OnAmbiguous, OnDead, PerChannel
 from sdqueue.errors import ConfigurationError
 from sdqueue.messages import MAX_TEXT_BYTES
+from sdqueue.secretfiles import VARIABLE as SECRETS_DIR
+from sdqueue.secretfiles import SecretFilesSource, secret_files
 from sdqueue.sessions.sealing.keyring import mask_keys, parse_keys
 from sdqueue.urls import (
     BROKER_SCHEMES,
@@ -107,6 +110,11 @@ class Settings(BaseSettings):
         ge=1,
         le=MAX_PARTITIONS,
         description="Queues that the turns are spread over; the same everywhere.",
+    )
+    apply: bool = Field(
+        default=True,
+        description="Whether consumers and producers declare exchanges and queues where they are missing, which takes "
+        "the permission to; else they wait until somebody has (sdqueue topology apply).",
     )
     concurrency: int = Field(default=512, ge=1, le=100_000, description="Turns that one consumer process runs at once.")
     prefetch: int = Field(
@@ -224,10 +232,11 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, environment, ``.env``, TOML."""
+        """Arguments, environment, files of secrets, ``.env``, TOML."""
         return (
             init_settings,
             env_settings,
+            SecretFilesSource(settings_cls),
             dotenv_settings,
             TomlConfigSettingsSource(settings_cls, _config_path()),
         )
@@ -242,9 +251,11 @@ class Settings(BaseSettings):
         """
         given = {name: value for name, value in given.items() if value is not None}
         cls._check_names(given, "given")
+        secrets = SecretFilesSource(cls)
         sources = [
             (given, "argument"),
             (EnvSettingsSource(cls)(), "environment"),
+            *(({name: value}, str(secrets.files[name])) for name, value in secrets().items()),
             (DotEnvSettingsSource(cls)(), str(cls.model_config["env_file"])),
             (cls._read_toml(), _config_path().name),
         ]
@@ -286,7 +297,8 @@ class Settings(BaseSettings):
         raise ConfigurationError(f"no such setting, {where}: {', '.join(hints)}; `sdqueue settings` lists them all")
 
     def origin(self, name: str) -> str:
-        """Where a value was read: ``argument``, ``environment``, ``.env``, the TOML file, or ``default``."""
+        """Where a value was read: ``argument``, ``environment``, the path of a file of its own, ``.env``, the TOML
+        file, or ``default``."""
         return self._origins.get(name, "default")
 
     @field_validator("broker_url")
@@ -390,14 +402,16 @@ class Settings(BaseSettings):
 
     @classmethod
     def unknown_variables(cls) -> list[str]:
-        """Variables of the environment that look like settings and are none: mistyped, or somebody else's.
+        """Variables, and files of secrets, that look like settings and are none: mistyped, or somebody else's.
 
         No error, since Kubernetes makes such variables for a service of the name ``sdqueue``.
         """
-        known = {*(f"SDQUEUE_{name.upper()}" for name in cls.model_fields), "SDQUEUE_CONFIG"}
+        known = {*(f"SDQUEUE_{name.upper()}" for name in cls.model_fields), "SDQUEUE_CONFIG", SECRETS_DIR}
         channels = [name.upper().replace("-", "_") for name in installed_channels()]
         others = ("SDQUEUE_TEST_", *(f"SDQUEUE_{name}_" for name in channels))
-        return sorted(n for n in os.environ if n.startswith("SDQUEUE_") and n not in known and not n.startswith(others))
+        found = {name: name for name in os.environ} | {n.upper(): str(f) for n, f in secret_files().items()}
+        mine = (name for name in found if name.startswith("SDQUEUE_") and not name.startswith(others))
+        return sorted(found[name] for name in mine if name not in known)
 
     def masked(self) -> dict[str, Any]:
         """All values by name, with the passwords in URLs, and keys, replaced by ``***``."""

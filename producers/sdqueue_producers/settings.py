@@ -20,6 +20,7 @@ from pydantic_settings import (
 )
 
 from sdqueue.errors import ConfigurationError
+from sdqueue.secretfiles import SecretFilesSource, secret_files
 from sdqueue.settings import installed_channels
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ _WORDS: Final = {
 class ChannelSettings(BaseSettings):
     """Base of the settings of a channel; each field is ``SDQUEUE_<CHANNEL>_<FIELD>``.
 
-    Read, first wins: arguments, the environment, ``.env``, and the table ``[<channel>]`` of ``sdqueue.toml``. Fields
-    that are lists or tables are JSON in the environment. Secrets are ``SecretStr``, so that nothing shows them.
+    Read, first wins: arguments, the environment, files ``sdqueue_<channel>_<field>`` in ``SDQUEUE_SECRETS_DIR``,
+    ``.env``, and the table ``[<channel>]`` of ``sdqueue.toml``. Fields that are lists or tables are JSON in all but the
+    last. Secrets are ``SecretStr``, so that nothing shows them.
 
     ::
 
@@ -64,11 +66,12 @@ class ChannelSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Arguments, environment, ``.env``, TOML."""
+        """Arguments, environment, files of secrets, ``.env``, TOML."""
         prefix = cls._prefix()
         return (
             init_settings,
             EnvSettingsSource(settings_cls, env_prefix=prefix),
+            SecretFilesSource(settings_cls, env_prefix=prefix),
             DotEnvSettingsSource(settings_cls, env_prefix=prefix),
             InitSettingsSource(settings_cls, init_kwargs=cls._table()),
         )
@@ -92,11 +95,12 @@ class ChannelSettings(BaseSettings):
 
     @classmethod
     def unknown_variables(cls) -> list[str]:
-        """Variables of the environment that begin like those of this channel and are none: mistyped, perhaps."""
+        """Variables, and files of secrets, that begin like those of this channel and are none: mistyped, perhaps."""
         known = {f"{cls._prefix()}{name.upper()}" for name in cls.model_fields}
         longer = tuple(f"{cls._prefix()}{other}_" for other in cls._longer_names())  # channel `web` beside `web-shop`
-        mine = (name for name in os.environ if name.startswith(cls._prefix()) and not name.startswith(longer))
-        return sorted(name for name in mine if name not in known)
+        found = {name: name for name in os.environ} | {n.upper(): str(f) for n, f in secret_files().items()}
+        mine = (name for name in found if name.startswith(cls._prefix()) and not name.startswith(longer))
+        return sorted(found[name] for name in mine if name not in known)
 
     @classmethod
     def _longer_names(cls) -> list[str]:
@@ -105,11 +109,15 @@ class ChannelSettings(BaseSettings):
         return [name.removeprefix(own).upper() for name in names if name.startswith(own)]
 
     def origin(self, name: str) -> str:
-        """Where the value of a field was read: ``environment``, ``.env``, ``sdqueue.toml``, or ``default``."""
+        """Where the value of a field was read: ``environment``, the path of a file of its own, ``.env``,
+        ``sdqueue.toml``, or ``default``."""
         if name not in self.model_fields_set:
             return "default"
         if os.environ.get(f"{self._prefix()}{name.upper()}"):
             return "environment"
+        secrets = SecretFilesSource(type(self), env_prefix=self._prefix())
+        if name in secrets():
+            return str(secrets.files[name])
         return str(_config_path()) if name in self._table() else ".env"
 
     @classmethod

@@ -38,7 +38,6 @@ async def consumer(
     given: Given,
     processes: Annotated[int, typer.Option(min=1, help="Run so many processes and replace those that die.")] = 1,
     name: Annotated[str | None, typer.Option(help="Who it is, in logs and replies. Default: host and process.")] = None,
-    apply: Annotated[bool, typer.Option(help="Declare exchanges and queues where they are missing.")] = True,
     supervised: Annotated[bool, typer.Option("--supervised", hidden=True)] = False,
 ) -> None:
     """Answer turns until SIGTERM or SIGINT.
@@ -59,18 +58,18 @@ async def consumer(
     if unknown := Settings.unknown_variables():
         structlog.get_logger().warning("variables that are no settings have no effect", variables=unknown)
     if processes > 1:
-        await _supervise(settings, processes, name, apply)
+        await _supervise(settings, processes, name)
     else:
-        await _serve(settings, name, apply, supervised)
+        await _serve(settings, name, supervised)
 
 
-async def _supervise(settings: Settings, processes: int, name: str | None, apply: bool) -> None:
+async def _supervise(settings: Settings, processes: int, name: str | None) -> None:
     if name is not None:
         raise ConfigurationError(f"--name {name} cannot name {processes} processes; leave it out")
     if settings.metrics_port:
         raise ConfigurationError(
             f"SDQUEUE_METRICS_PORT is {settings.metrics_port}, which {processes} processes cannot share; "
-            "start them one by one with a port each, or leave it out"
+            "start them one by one with a port each, or set it to 0"
         )
     load_agents(settings.agent)  # a name that is wrong is told once, here
     for option in Settings.model_fields:
@@ -79,7 +78,7 @@ async def _supervise(settings: Settings, processes: int, name: str | None, apply
             os.environ[f"SDQUEUE_{option.upper()}"] = str(getattr(settings, option))
     log = structlog.get_logger()
     code = await supervise(
-        [sys.executable, "-m", "sdqueue.cli", "consumer", "--supervised", "--apply" if apply else "--no-apply"],
+        [sys.executable, "-m", "sdqueue.cli", "consumer", "--supervised"],
         processes=processes,
         on_exit=lambda pid, code, wait_s: log.error("consumer died", pid=pid, code=code, started_again_in_s=wait_s),
     )
@@ -87,15 +86,14 @@ async def _supervise(settings: Settings, processes: int, name: str | None, apply
         raise typer.Exit(1)
 
 
-async def _serve(settings: Settings, name: str | None, apply: bool, supervised: bool) -> None:
+async def _serve(settings: Settings, name: str | None, supervised: bool) -> None:
     with endpoints(settings) as (health, registry):
-        await _answer(settings, name, apply, supervised, health, registry)
+        await _answer(settings, name, supervised, health, registry)
 
 
 async def _answer(
     settings: Settings,
     name: str | None,
-    apply: bool,
     supervised: bool,
     health: Health,
     registry: CollectorRegistry | None,
@@ -130,7 +128,7 @@ async def _answer(
         if supervised:
             await _when_standard_input_ends(stop)
         health.begun(Readiness(lambda: ["starting"], lambda: _reach(broker)).look)
-        if await prepared(broker, stopping, apply, settings):
+        if await prepared(broker, stopping, settings):
             health.begun(_readiness(settings, broker, store, running).look)
             pooled = redis_url(settings) is not None
             await _run(running, pooled, f"agent {settings.agent or '(built-in)'}, store {mask(settings.store_url)}")

@@ -33,7 +33,16 @@ CHANNEL: Final = "dev"
 GRACE_S: Final = 2.0
 """Seconds that a running turn gets at the end, unless told otherwise."""
 
-OWN: Final = ("broker_url", "store_url", "lock_url", "stream_url", "keys_url", "metrics_port")
+OWN: Final = (
+    "broker_url",
+    "store_url",
+    "lock_url",
+    "stream_url",
+    "keys_url",
+    "apply",
+    "metrics_port",
+    "blocked_limit_s",
+)
 """Settings that it has values of its own for."""
 
 

@@ -57,12 +57,13 @@ def takes_settings(*names: str) -> Callable[[Callable[..., Awaitable[None]]], Ca
 
 def _option(name: str) -> inspect.Parameter:
     field = Settings.model_fields[name]
-    kind: Any = field.annotation if field.annotation in (int, float) else str  # pydantic checks what a choice allows
+    kind: Any = field.annotation if field.annotation in (int, float, bool) else str  # pydantic checks a choice
+    dashed = name.replace("_", "-")
     if name in SEVERAL:
         kind = list[str]
     default = f" Default: {field.default}." if field.default not in ("", 0) else ""
     option = typer.Option(
-        f"--{name.replace('_', '-')}",
+        f"--{dashed}/--no-{dashed}" if kind is bool else f"--{dashed}",
         help=f"{field.description}{default}",
         show_default=False,
         rich_help_panel="Settings (each also in the environment: SDQUEUE_…)",

@@ -22,14 +22,14 @@ LONGEST_WAIT_S = 5.0
 """Longest wait between two tries to reach a broker that is not up yet."""
 
 
-async def prepared(broker: Broker, stopping: asyncio.Event, apply: bool, settings: Settings) -> bool:
+async def prepared(broker: Broker, stopping: asyncio.Event, settings: Settings) -> bool:
     """Wait until the broker is there with its topology; ``False`` where the process is to stop meanwhile."""
     log = structlog.get_logger()
     wait_s = 0.2
     stop = asyncio.create_task(stopping.wait())
     try:
         while not stopping.is_set():
-            attempt = asyncio.create_task(broker.apply() if apply else broker.check())
+            attempt = asyncio.create_task(broker.apply() if settings.apply else broker.check())
             await asyncio.wait({attempt, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not attempt.done():
                 attempt.cancel()

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sdqueue_producers.observer import ProducerObserver
 
 SETTINGS = (
-    *BROKER, *STORE, *KEYS, "stream_url", "stream_entries", "stream_ttl_s", "channels", "producer_host",
+    *BROKER, "apply", *STORE, *KEYS, "stream_url", "stream_entries", "stream_ttl_s", "channels", "producer_host",
     "producer_port", "producer_state_url", "on_ambiguous", "public_url", "max_body_bytes", "request_timeout_s",
     "max_text_bytes", "turn_timeout_s", "kept_ids_s", "grace_s", "metrics_port", "blocked_limit_s",
     "log_level", "log_format",
@@ -44,7 +44,6 @@ async def producer(
         Half | None, typer.Option(help="Only take what platforms send, or only deliver replies. Default: both.")
     ] = None,
     name: Annotated[str | None, typer.Option(help="Who it is, in logs. Default: host and process.")] = None,
-    apply: Annotated[bool, typer.Option(help="Declare exchanges and queues where they are missing.")] = True,
 ) -> None:
     """Connect chat platforms to the queue until SIGTERM or SIGINT.
 
@@ -94,7 +93,7 @@ async def producer(
         where = ""
 
         async def prepare(broker: Broker, stopping: asyncio.Event) -> bool:
-            return await prepared(broker, stopping, apply, settings)
+            return await prepared(broker, stopping, settings)
 
         def listening(url: str) -> None:
             nonlocal where

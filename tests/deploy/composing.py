@@ -27,7 +27,7 @@ class Project:
     Parameters:
         engine: to run it on.
         image: sdqueue's.
-        files: that are added to compose.yaml.
+        files: that are added to compose.yaml; :meth:`add` adds one later.
         settings: variables of compose.yaml.
     """
 
@@ -36,6 +36,10 @@ class Project:
         self._engine = engine
         self._files = [FOLDER / "compose.yaml", *files]
         self._environ = {"SDQUEUE_IMAGE": image, "SDQUEUE_PORT": "0", **settings}
+
+    def add(self, file: Path) -> None:
+        """Another file, which counts from the next :meth:`up`."""
+        self._files.append(file)
 
     def compose(self, *arguments: str, timeout_s: float = 60.0) -> str:
         """``docker compose`` with these arguments; returns what it prints.

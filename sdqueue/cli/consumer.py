@@ -127,7 +127,7 @@ async def _answer(
             loop.add_signal_handler(number, stop)
         if supervised:
             await _when_standard_input_ends(stop)
-        health.begun(Readiness(lambda: ["starting"], lambda: _reach(broker)).look)
+        health.begun(Readiness(lambda: ["starting"], broker=lambda: _reach(broker)).look)
         if await prepared(broker, stopping, settings):
             health.begun(_readiness(settings, broker, store, running).look)
             pooled = redis_url(settings) is not None
@@ -168,10 +168,10 @@ def _readiness(settings: Settings, broker: Broker, store: SessionStore, running:
     A broker that hangs is known from its heartbeats only after 25 s. The Redis of a pool is asked twice a second as it
     is; any other store has to be.
     """
-    asked: list[Callable[[], Awaitable[object]]] = [lambda: _reach(broker)]
+    asked: dict[str, Callable[[], Awaitable[object]]] = {"broker": lambda: _reach(broker)}
     if redis_url(settings) != settings.store_url:
-        asked.append(lambda: store.load(PROBED))
-    return Readiness(running.obstacles, *asked)
+        asked["store"] = lambda: store.load(PROBED)
+    return Readiness(running.obstacles, **asked)
 
 
 async def _reach(broker: Broker) -> None:

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import typer
 
 TIMEOUT_S: Final = 3.0
+MAX_PORT: Final = 65535
 
 UNKNOWN: Final = (
     "SDQUEUE_METRICS_PORT is not set, so no process answers here; set it for the consumer or producer, "
@@ -62,7 +63,7 @@ def health(
     except ConnectionRefusedError:
         _say(f"nothing listens at {where}: the process is not there, or has another SDQUEUE_METRICS_PORT", 1)
     except (OSError, http.client.HTTPException) as error:
-        _say(f"cannot ask {where}: {error or type(error).__name__}", 1)
+        _say(" ".join(f"cannot ask {where}: {error or type(error).__name__}".split()), 1)
     finally:
         connection.close()
     said = _read(body)
@@ -80,7 +81,7 @@ def main() -> None:
 
 def _port() -> str:
     port = os.environ.get("SDQUEUE_METRICS_PORT", "")
-    if not port.isdecimal():  # it is in a file, if anywhere, or wrong
+    if not port.isdecimal() or int(port) > MAX_PORT:  # it is in a file, if anywhere, or wrong
         from sdqueue.errors import ConfigurationError
         from sdqueue.settings import Settings
 

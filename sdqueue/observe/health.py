@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import CancelledError as FutureCancelled
-from contextlib import suppress
 from typing import Final, Self
 
 from sdqueue.errors import SdqueueError
@@ -35,12 +34,11 @@ class Readiness:
 
     Parameters:
         known: reasons that cost nothing to know.
-        checks: each asks a backend and raises an :class:`~sdqueue.SdqueueError` with the reason; asked at most once in
-            :data:`FRESH_S`, whoever wants to know, and best with a timeout of
-            :data:`ASK_S`.
+        checks: by the name of a backend. Each asks it, within about :data:`ASK_S`, and raises an
+            :class:`~sdqueue.SdqueueError` with the reason; at most once in :data:`FRESH_S`, whoever wants to know.
     """
 
-    def __init__(self, known: Callable[[], Iterable[str]] = tuple, *checks: Callable[[], Awaitable[object]]) -> None:
+    def __init__(self, known: Callable[[], Iterable[str]] = tuple, **checks: Callable[[], Awaitable[object]]) -> None:
         self._known = known
         self._checks = checks
         self._lock = asyncio.Lock()
@@ -52,20 +50,20 @@ class Readiness:
         clock = asyncio.get_running_loop().time
         async with self._lock:
             if clock() - self._asked_at >= FRESH_S:
-                answers = await asyncio.gather(*(_refusal(check) for check in self._checks))
+                answers = await asyncio.gather(*(_refusal(name, check) for name, check in self._checks.items()))
                 self._refusals = tuple(answer for answer in answers if answer is not None)
                 self._asked_at = clock()
         return (*self._known(), *self._refusals)
 
 
-async def _refusal(check: Callable[[], Awaitable[object]]) -> str | None:
+async def _refusal(name: str, check: Callable[[], Awaitable[object]]) -> str | None:
     try:
         async with asyncio.timeout(GIVE_UP_S):
             await check()
     except SdqueueError as error:
-        return str(error)
+        return f"{name}: {error}"
     except TimeoutError:
-        return f"a backend has not answered within {GIVE_UP_S:g} s"
+        return f"{name}: no answer within {GIVE_UP_S:g} s"
     return None
 
 
@@ -118,14 +116,19 @@ class Health:
             return ("stopping",)
         if self._look is None:
             return ("starting",)
-        with suppress(RuntimeError, FutureCancelled):  # the loop has ended meanwhile
-            asking = asyncio.run_coroutine_threadsafe(self._ask(self._look), self._loop)
-            try:
-                return asking.result(ANSWER_S)
-            except TimeoutError:
-                asking.cancel()
-                return (f"the event loop has not answered for {ANSWER_S:g} s",)
-        return ("stopping",)
+        asking = self._ask(self._look)
+        try:
+            answer = asyncio.run_coroutine_threadsafe(asking, self._loop)
+        except RuntimeError:  # the loop has ended
+            asking.close()
+            return ("stopping",)
+        try:
+            return answer.result(ANSWER_S)
+        except TimeoutError:
+            answer.cancel()
+            return (f"the event loop has not answered for {ANSWER_S:g} s",)
+        except FutureCancelled:  # it ends just now
+            return ("stopping",)
 
     async def _ask(self, look: Look) -> Sequence[str]:
         return await look()

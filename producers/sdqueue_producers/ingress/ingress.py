@@ -71,7 +71,7 @@ class Ingress:
         self._observer = ProducerObserver() if observer is None else observer
         self._typing = TypingIndicators(state, self.options, self._observer)
         self._publisher = Publisher(client, state, self.options.kept_ids_s, self._observer, self._typing.begin)
-        self._readiness = Readiness(tuple, Handover(client)) if readiness is None else readiness
+        self._readiness = Readiness(broker=Handover(client)) if readiness is None else readiness
         self._publishing: set[asyncio.Task[None]] = set()
         self._listening: set[asyncio.Task[None]] = set()
         self.app = self._make_app()

@@ -132,9 +132,10 @@ class Producer:
             task.result()
 
     def _made_readiness(self, client: Client, state: ProducerState) -> Readiness:
-        if self._parts.ingress:
-            return Readiness(self._known, Handover(client))
-        return Readiness(self._known, Handover(client), lambda: state.get([f"{self._parts.channels[0]}:health"]))
+        checks: dict[str, Callable[[], Awaitable[object]]] = {"broker": Handover(client)}
+        if not self._parts.ingress:
+            checks["state"] = lambda: state.get([f"{self._parts.channels[0]}:health"])
+        return Readiness(self._known, **checks)
 
     def _known(self) -> Sequence[str]:
         if self._stopping.is_set():

@@ -1,0 +1,133 @@
+"""The port of a process for machines, and what stands behind it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from sdqueue.errors import StoreUnavailable
+from sdqueue.observe.endpoints import served
+from sdqueue.observe.health import Health, Readiness
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+async def asked(url: str) -> tuple[int, str]:
+    return await asyncio.to_thread(get, url)
+
+
+async def test_metrics_and_health_are_served_on_one_port_of_all_addresses() -> None:
+    registry = CollectorRegistry()
+    Counter("apples_total", "Apples.", registry=registry).inc()
+    with Health(30) as health, served(0, registry, health) as port:
+        status, text = await asked(f"http://127.0.0.1:{port}/metrics")
+        assert (status, "apples_total 1.0" in text) == (200, True)
+        assert await asked(f"http://127.0.0.1:{port}/healthz") == (200, '{"status": "alive"}')
+        assert (await asked(f"http://127.0.0.1:{port}/"))[0] == 404
+        if socket.has_dualstack_ipv6():
+            assert (await asked(f"http://[::1]:{port}/healthz"))[0] == 200
+    with pytest.raises(urllib.error.URLError):
+        get(f"http://127.0.0.1:{port}/healthz")
+
+
+async def test_a_port_that_is_taken_is_refused() -> None:
+    with socket.socket() as taken:
+        taken.bind(("0.0.0.0", 0))
+        taken.listen()
+        with Health(30) as health, pytest.raises(OSError, match="in use"):
+            served(taken.getsockname()[1], CollectorRegistry(), health).__enter__()
+
+
+async def test_a_client_that_says_nothing_keeps_nobody_waiting() -> None:
+    with (
+        Health(30) as health,
+        served(0, CollectorRegistry(), health) as port,
+        socket.create_connection(("127.0.0.1", port)),
+    ):
+        assert (await asked(f"http://127.0.0.1:{port}/healthz"))[0] == 200
+
+
+async def test_readiness_has_its_stages() -> None:
+    reasons: list[str] = []
+
+    async def look() -> Sequence[str]:
+        return reasons
+
+    with Health(30) as health:
+        assert await asyncio.to_thread(health.ready) == ("starting",)
+        health.begun(look)
+        assert not await asyncio.to_thread(health.ready)
+        reasons.append("no broker")
+        assert await asyncio.to_thread(health.ready) == ["no broker"]
+        health.stopping()
+        assert await asyncio.to_thread(health.ready) == ("stopping",)
+        assert not health.alive()
+
+
+def test_who_asks_after_the_end_of_the_loop_hears_that_it_is_stopping() -> None:
+    async def look() -> Sequence[str]:
+        return ()
+
+    async def run() -> Health:
+        health = Health(0.01)
+        health.begun(look)
+        return health
+
+    health = asyncio.run(run())
+    assert health.ready() == ("stopping",)
+    assert not health.alive()
+
+
+async def test_a_loop_that_stands_still_is_noticed_and_may_turn_again() -> None:
+    told: list[Sequence[str]] = []
+    with Health(1) as health:
+        await asyncio.sleep(0)
+        threading.Timer(1.3, lambda: told.append(health.alive())).start()
+        time.sleep(1.5)
+        async with asyncio.timeout(5):
+            while health.alive():
+                await asyncio.sleep(0.05)
+    assert told[0][0].startswith("the event loop has not turned for 1 s")
+
+
+async def test_backends_are_asked_once_for_all_who_want_to_know_and_known_reasons_are_not_kept() -> None:
+    asked, known = 0, ["a", "b"]
+
+    async def check() -> None:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.01)
+        raise StoreUnavailable("no store")
+
+    readiness = Readiness(lambda: [known.pop()] if known else [], store=check)
+    answers = await asyncio.gather(*(readiness.look() for _ in range(10)))
+    assert asked == 1
+    assert answers[:3] == [("b", "store: no store"), ("a", "store: no store"), ("store: no store",)]
+
+
+async def test_a_backend_that_never_answers_is_not_waited_for() -> None:
+    began = time.monotonic()
+    reasons = await Readiness(broker=asyncio.Event().wait).look()
+    assert reasons == ("broker: no answer within 2 s",)
+    assert time.monotonic() - began < 2.5
+
+
+async def test_a_body_is_json_with_its_length() -> None:
+    with Health(30) as health, served(0, CollectorRegistry(), health) as port:
+        status, text = await asked(f"http://127.0.0.1:{port}/readyz")
+    assert (status, json.loads(text)) == (503, {"status": "not-ready", "reasons": ["starting"]})

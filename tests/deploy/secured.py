@@ -121,7 +121,18 @@ class SecuredRedis(LocalRedis):
 
     def __init__(self, folder: Path, system: System, secured: Secured) -> None:
         self._secured = secured
+        self.plain_port = free_port()
+        """Listens without TLS, on this machine alone, for tests of what the users may do."""
         super().__init__(folder, system)
+
+    def plain(self, role: str) -> str:
+        """The address without TLS."""
+        who = f"sdqueue-{role}:{(self._secured.made / 'passwords' / f'sdqueue-{role}').read_text()}"
+        return f"redis://{who}@127.0.0.1:{self.plain_port}/0"
+
+    def _choose_ports(self) -> None:
+        super()._choose_ports()
+        self.plain_port = free_port()
 
     @property
     def url(self) -> str:
@@ -133,4 +144,5 @@ class SecuredRedis(LocalRedis):
         command = redis_server(self.system)
         assert command is not None
         words = [str(self._secured.made / "redis" / "redis.conf"), "--dir", str(self.folder), "--save", ""]
+        words += ["--port", str(self.plain_port)]
         return launch(self.system.command([command, *words], self.folder), self.folder / "server.log")

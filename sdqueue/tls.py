@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
+_HUNG_UP: Final = (
+    "the server hung up: check that it runs, and the URL: the port may want TLS (amqps://, rediss://), or a "
+    "certificate of its clients"
+)
 _ADVICE: Final = (
     ("certificate has expired", "the server's certificate has expired; renew it"),
     (
@@ -20,11 +24,8 @@ _ADVICE: Final = (
     ("NO_CERTIFICATE_OR_CRL_FOUND", "the file that the URL names for the authority has no certificate in it"),
     ("WRONG_VERSION_NUMBER", "this port does not speak TLS; use another, or amqp:// or redis://"),
     ("record layer failure", "this port does not speak TLS; use another, or amqp:// or redis://"),
-    (
-        "reset by peer",
-        "the server hung up: check that it runs, and the URL: the port may want TLS (amqps://, rediss://), or a "
-        "certificate of its clients",
-    ),
+    ("reset by peer", _HUNG_UP),
+    ("unexpectedly closed", _HUNG_UP),
 )
 
 

@@ -18,6 +18,7 @@ import ipaddress
 import os
 import re
 import secrets
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -74,6 +75,8 @@ def main() -> None:
 
 def asked() -> Plan:
     """The plan of the command line."""
+    if not shutil.which("openssl"):
+        raise SystemExit("openssl is not installed; on Debian and Ubuntu: apt-get install openssl")
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from tests.conftest import refuse
 from tests.servers.process import free_port, launch
 from tests.servers.rabbitmq import CONFIGURATION, LocalRabbitMQ
 from tests.servers.redis import LocalRedis, redis_server
@@ -76,6 +79,8 @@ class Secured:
 
 def make(folder: Path, *options: str) -> str:
     """Run ``make.py`` and return what it says; whatever it says against it is raised."""
+    if not shutil.which("openssl"):
+        refuse("no openssl", os.environ)
     command = [sys.executable, "-I", "-W", "error", str(MAKE), str(folder), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr

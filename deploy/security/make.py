@@ -18,6 +18,7 @@ import ipaddress
 import os
 import re
 import secrets
+import shutil
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ class Plan:
     management_port: int
     servers_at: str
     clients_at: str
+    days: int
     client_certificates: bool
     sealed: bool
 
@@ -73,6 +75,8 @@ def main() -> None:
 
 def asked() -> Plan:
     """The plan of the command line."""
+    if not shutil.which("openssl"):
+        raise SystemExit("openssl is not installed; on Debian and Ubuntu: apt-get install openssl")
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
@@ -86,6 +90,7 @@ def asked() -> Plan:
     parser.add_argument("--management-port", type=int, default=15671)
     parser.add_argument("--servers-at", help="where the servers find FOLDER, as in a container (default: FOLDER)")
     parser.add_argument("--clients-at", help="where sdqueue finds FOLDER, as in a container (default: FOLDER)")
+    parser.add_argument("--days", type=int, default=CERTIFICATE_DAYS, help="the life of certificates")
     parser.add_argument("--client-certificates", action="store_true", help="clients must show one as well")
     parser.add_argument("--sealed", action="store_true", help="SDQUEUE_ENCRYPTION_KEYS is set, for producers too")
     given = parser.parse_args()
@@ -99,7 +104,7 @@ def asked() -> Plan:
     return Plan(
         folder, given.namespace, channels, names(given.rabbitmq), names(given.redis), given.amqps_port,
         given.rediss_port, given.management_port, given.servers_at or str(folder), given.clients_at or str(folder),
-        given.client_certificates, given.sealed,
+        given.days, given.client_certificates, given.sealed,
     )  # fmt: skip
 
 
@@ -197,7 +202,7 @@ def certificate(plan: Plan, stem: Path, name: str, hosts: tuple[str, ...]) -> No
     openssl("req", *NEW_KEY, "-keyout", key, "-out", request, "-subj", f"/CN={name}")
     openssl(
         "x509", "-req", "-in", request, "-CA", ca / "ca.pem", "-CAkey", ca / "ca.key", "-CAcreateserial",
-        "-days", CERTIFICATE_DAYS, "-extfile", extensions, "-out", made,
+        "-days", plan.days, "-extfile", extensions, "-out", made,
     )  # fmt: skip
     key.chmod(0o644)
     (stem.parent / "ca.pem").write_bytes((ca / "ca.pem").read_bytes())

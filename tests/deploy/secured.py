@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +13,7 @@ from typing import Any, Final
 
 from redis.asyncio import Redis
 
+from tests.conftest import refuse
 from tests.servers.process import free_port, launch
 from tests.servers.rabbitmq import CONFIGURATION, LocalRabbitMQ
 from tests.servers.redis import LocalRedis, redis_server
@@ -76,6 +79,8 @@ class Secured:
 
 def make(folder: Path, *options: str) -> str:
     """Run ``make.py`` and return what it says; whatever it says against it is raised."""
+    if not shutil.which("openssl"):
+        refuse("no openssl", os.environ)
     command = [sys.executable, "-I", "-W", "error", str(MAKE), str(folder), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -121,7 +126,18 @@ class SecuredRedis(LocalRedis):
 
     def __init__(self, folder: Path, system: System, secured: Secured) -> None:
         self._secured = secured
+        self.plain_port = free_port()
+        """Listens without TLS, on this machine alone, for tests of what the users may do."""
         super().__init__(folder, system)
+
+    def plain(self, role: str) -> str:
+        """The address without TLS."""
+        who = f"sdqueue-{role}:{(self._secured.made / 'passwords' / f'sdqueue-{role}').read_text()}"
+        return f"redis://{who}@127.0.0.1:{self.plain_port}/0"
+
+    def _choose_ports(self) -> None:
+        super()._choose_ports()
+        self.plain_port = free_port()
 
     @property
     def url(self) -> str:
@@ -133,4 +149,5 @@ class SecuredRedis(LocalRedis):
         command = redis_server(self.system)
         assert command is not None
         words = [str(self._secured.made / "redis" / "redis.conf"), "--dir", str(self.folder), "--save", ""]
+        words += ["--port", str(self.plain_port)]
         return launch(self.system.command([command, *words], self.folder), self.folder / "server.log")

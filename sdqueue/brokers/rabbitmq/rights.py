@@ -62,8 +62,8 @@ def refused(reason: str, right: str) -> AccessRefused:
     if "configure" in right and ".ask." not in found["name"]:
         advice = f"let an operator run `sdqueue topology apply`, and start this with --no-apply; or {advice}"
     return AccessRefused(
-        f"RabbitMQ does not let user {found['user']!r} {_said(right)} the {found['what']} {found['name']!r}{found['where']}; "
-        f"{advice}. deploy/security has what each process needs"
+        f"RabbitMQ does not let user {found['user']!r} {_said(right)} the {found['what']} "
+        f"{found['name']!r}{found['where']}; {advice}. deploy/security has what each process needs"
     )
 
 

@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from sdqueue.errors import ConfigurationError, StoreUnavailable
+from sdqueue.tls import advice
 from sdqueue.urls import mask
 
 Command = tuple[Any, ...]
@@ -89,10 +90,8 @@ def unavailable(link: Link, error: BaseException) -> StoreUnavailable:
         reason = f"refused the command: {error}"
     else:
         reason = f"cannot be reached: {str(error) or type(error).__name__}"
-    failure = StoreUnavailable(
-        f"Redis at {link.url} {reason}; check that it runs, that this URL is right, and its log. "
-        "Whether the last write took effect is not known"
-    )
+    todo = advice(reason, "check that it runs, that this URL is right, and its log")
+    failure = StoreUnavailable(f"Redis at {link.url} {reason}; {todo}. Whether the last write took effect is not known")
     failure.__cause__ = error
     return failure
 

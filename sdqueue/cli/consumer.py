@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from sdqueue.agents import load_agents
 from sdqueue.backends import open_broker, open_membership, open_worker, opened_delta_log, opened_sessions, redis_url
 from sdqueue.brokers import Broker
+from sdqueue.cli.notifying import Notifier
 from sdqueue.cli.options import EVERYTHING, Given, agents_of, require_shared_broker, takes_settings
 from sdqueue.cli.preparing import endpoints, prepared
 from sdqueue.consumer import Consumer, ConsumerOptions
@@ -57,13 +58,15 @@ async def consumer(
     configure_logging(settings.log_level, settings.log_format)
     if unknown := Settings.unknown_variables():
         structlog.get_logger().warning("variables that are no settings have no effect", variables=unknown)
+    notifier = Notifier.take()
     if processes > 1:
-        await _supervise(settings, processes, name)
+        with notifier.beating():
+            await _supervise(settings, processes, name, notifier)
     else:
-        await _serve(settings, name, supervised)
+        await _serve(settings, name, supervised, notifier)
 
 
-async def _supervise(settings: Settings, processes: int, name: str | None) -> None:
+async def _supervise(settings: Settings, processes: int, name: str | None, notifier: Notifier) -> None:
     if name is not None:
         raise ConfigurationError(f"--name {name} cannot name {processes} processes; leave it out")
     if settings.metrics_port:
@@ -77,18 +80,20 @@ async def _supervise(settings: Settings, processes: int, name: str | None) -> No
             # In the environment and not in the arguments, which every user of the machine can read.
             os.environ[f"SDQUEUE_{option.upper()}"] = str(getattr(settings, option))
     log = structlog.get_logger()
+    notifier.ready(f"keeps {processes} processes")
     code = await supervise(
         [sys.executable, "-m", "sdqueue.cli", "consumer", "--supervised"],
         processes=processes,
         on_exit=lambda pid, code, wait_s: log.error("consumer died", pid=pid, code=code, started_again_in_s=wait_s),
+        on_stop=lambda: notifier.stopping(settings.grace_s),
     )
     if code:
         raise typer.Exit(1)
 
 
-async def _serve(settings: Settings, name: str | None, supervised: bool) -> None:
-    with endpoints(settings) as (health, registry):
-        await _answer(settings, name, supervised, health, registry)
+async def _serve(settings: Settings, name: str | None, supervised: bool, notifier: Notifier) -> None:
+    with endpoints(settings) as (health, registry), notifier.beating(health.look):
+        await _answer(settings, name, supervised, health, registry, notifier)
 
 
 async def _answer(
@@ -97,6 +102,7 @@ async def _answer(
     supervised: bool,
     health: Health,
     registry: CollectorRegistry | None,
+    notifier: Notifier,
 ) -> None:
     options = ConsumerOptions.from_settings(settings, name=name)
     broker = open_broker(settings, name=f"sdqueue consumer {options.name}")
@@ -118,6 +124,7 @@ async def _answer(
         stopping = asyncio.Event()
 
         def stop() -> None:
+            notifier.stopping(settings.grace_s)
             stopping.set()
             health.stopping()
             running.stop()
@@ -131,7 +138,8 @@ async def _answer(
         if await prepared(broker, stopping, settings):
             health.begun(_readiness(settings, broker, store, running).look)
             pooled = redis_url(settings) is not None
-            await _run(running, pooled, f"agent {settings.agent or '(built-in)'}, store {mask(settings.store_url)}")
+            what = f"agent {settings.agent or '(built-in)'}, store {mask(settings.store_url)}"
+            await _run(running, pooled, what, notifier)
     print(f"consumer {options.name} stopped", flush=True)
 
 
@@ -145,7 +153,7 @@ async def _when_standard_input_ends(stop: Callable[[], None]) -> None:
     await asyncio.get_running_loop().connect_read_pipe(Watch, sys.stdin)
 
 
-async def _run(running: Consumer, pooled: bool, what: str) -> None:
+async def _run(running: Consumer, pooled: bool, what: str, notifier: Notifier) -> None:
     async def tell() -> None:
         await running.ready()
         share = running.share
@@ -153,6 +161,7 @@ async def _run(running: Consumer, pooled: bool, what: str) -> None:
         if pooled:
             have = f"owner of {share.owned} of {share.partitions} partitions, standby for {share.standby}"
         print(f"consumer {running.options.name} ready: {have}, {what}", flush=True)
+        notifier.ready(f"ready: {have}, {what}")
 
     telling = asyncio.create_task(tell())
     try:

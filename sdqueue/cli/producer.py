@@ -12,6 +12,7 @@ import typer
 from prometheus_client import CollectorRegistry
 
 from sdqueue.brokers import Broker
+from sdqueue.cli.notifying import Notifier
 from sdqueue.cli.options import BROKER, KEYS, STORE, Given, require_shared_broker, takes_settings
 from sdqueue.cli.preparing import endpoints, prepared
 from sdqueue.consumer.options import default_name
@@ -79,11 +80,13 @@ async def producer(
         log.warning("variables that are no settings have no effect", variables=unknown)
     name = name or default_name()
     parts = Parts(channels, ingress=only is not Half.EGRESS, egress=only is not Half.INGRESS)
-    with endpoints(settings) as (health, registry):
+    notifier = Notifier.take()
+    with endpoints(settings) as (health, registry), notifier.beating(health.look):
         running = Producer(settings, parts, name, _observer(registry, name))
         health.begun(running.look)
 
         def stop() -> None:
+            notifier.stopping(settings.grace_s)
             health.stopping()
             running.stop()
 
@@ -101,8 +104,9 @@ async def producer(
             log.info("listening", url=url)
 
         def ready() -> None:
-            kind = f"{only} of " if only else ""
-            print(f"producer {name} ready: {kind}{', '.join(channels)}{where}", flush=True)
+            what = f"{f'{only} of ' if only else ''}{', '.join(channels)}{where}"
+            print(f"producer {name} ready: {what}", flush=True)
+            notifier.ready(f"ready: {what}")
 
         await running.run(prepare, listening, ready)
     print(f"producer {name} stopped", flush=True)

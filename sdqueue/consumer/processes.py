@@ -16,7 +16,11 @@ LONGEST_WAIT_S: Final = 30.0
 
 
 async def supervise(
-    command: Sequence[str], *, processes: int, on_exit: Callable[[int, int, float], None] = lambda *_: None
+    command: Sequence[str],
+    *,
+    processes: int,
+    on_exit: Callable[[int, int, float], None] = lambda *_: None,
+    on_stop: Callable[[], None] = lambda: None,
 ) -> int:
     """Run a command in several processes until told to stop.
 
@@ -32,6 +36,7 @@ async def supervise(
         processes: how many.
         on_exit: told of each end that was not asked for: process id, exit code (negative: the signal), wait in
             seconds.
+        on_stop: called when it is told to stop, each time.
 
     Returns:
         0, or the first exit code other than 0 among the processes that were stopped.
@@ -40,6 +45,7 @@ async def supervise(
     living: set[asyncio.subprocess.Process] = set()
 
     def pass_on(number: int) -> None:
+        on_stop()
         stopping.set()
         for process in living:
             if process.returncode is None:

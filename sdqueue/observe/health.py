@@ -116,7 +116,7 @@ class Health:
             return ("stopping",)
         if self._look is None:
             return ("starting",)
-        asking = self._ask(self._look)
+        asking = self.look()
         try:
             answer = asyncio.run_coroutine_threadsafe(asking, self._loop)
         except RuntimeError:  # the loop has ended
@@ -130,8 +130,11 @@ class Health:
         except FutureCancelled:  # it ends just now
             return ("stopping",)
 
-    async def _ask(self, look: Look) -> Sequence[str]:
-        return await look()
+    async def look(self) -> Sequence[str]:
+        """What :meth:`ready` tells, for those who ask in the event loop."""
+        if self._stopping:
+            return ("stopping",)
+        return await self._look() if self._look is not None else ("starting",)
 
     def _beat(self) -> None:
         self._last = time.monotonic()

@@ -1,7 +1,8 @@
 """The programs that the tests of `deploy/` call, where this machine has none: `python .ci/tools.py FOLDER`.
 
-Debian 12 has neither kubectl nor Docker's Compose; trixie has both, and its programs run here. The folder gets
-`bin/` for PATH and `docker/` for DOCKER_CONFIG; a program that the machine has is not put there.
+What this machine's own Debian has is installed. It has neither kubectl nor Docker's Compose in release 12; trixie has
+both, and its programs run here. The folder gets `bin/` for PATH and `docker/` for DOCKER_CONFIG; a program that the
+machine has is not put there.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from pathlib import Path
 from typing import Final
 
 from tests.servers.debian import Debian
-from tests.servers.install import install_release
+from tests.servers.install import install_here, install_release
 from tests.servers.process import Unavailable
 
 PLUGINS: Final = Path("usr/libexec/docker/cli-plugins")
+
+OWN: Final = {"systemd": "systemd-analyze"}
+"""Package by package: the program in it, of this machine's release."""
 
 COMMANDS: Final = {"kubectl": Path("usr/bin/kubectl")}
 """Package by package: the program in it."""
@@ -39,6 +43,7 @@ def main(folder: Path) -> int:
         _link(folder / "docker" / "cli-plugins" / plugin.name, plugin)
     trixie = Debian("trixie", os.environ)
     try:
+        install_here([package for package, program in OWN.items() if not shutil.which(program)])
         if commands or plugins:
             install_release(trixie, [*commands, *plugins])
     except Unavailable as why:

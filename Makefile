@@ -20,8 +20,12 @@ POINTS ?=
 KILLS ?=
 STORE ?= redis
 
-# Two workers, each with whole files, so that a module's private servers are started once.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Workers that take whole files, the longest first, as tests/schedule.py says; WORKERS=1 asks for so many.
+WORKERS ?= auto
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+# The tests start several hundred processes; each would compile the package anew. make clean removes what is kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The oldest Python that is supported, and all later ones; hashes of the wheels of all platforms.
 LOCK_ARGS ?=

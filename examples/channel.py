@@ -31,6 +31,7 @@ class Chirp(sdp.BaseChannel):
     name = "chirp"
     caps = sdp.Caps(max_chars=2000, can_edit=True, idempotent=True)
     paths = ("/chirp/events",)
+    timeout = aiohttp.ClientTimeout(10)
 
     def __init__(self, settings: ChirpSettings) -> None:
         self._secret = settings.secret.get_secret_value().encode()
@@ -38,7 +39,7 @@ class Chirp(sdp.BaseChannel):
         self._api = settings.api_url.rstrip("/")
 
     async def __aenter__(self) -> Chirp:
-        self._http = aiohttp.ClientSession(headers=self._headers, timeout=aiohttp.ClientTimeout(10))
+        self._http = aiohttp.ClientSession(headers=self._headers, timeout=self.timeout)
         return self
 
     async def __aexit__(self, *_: object) -> None:

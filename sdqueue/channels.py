@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final, Generic, Self, TypeVar
 
+from sdqueue.errors import ConfigurationError
+
 
 class DoubleTexting(StrEnum):
     """What becomes of a turn that arrives while another one of its session runs."""
@@ -35,6 +37,21 @@ class OnAmbiguous(StrEnum):
 Choice = TypeVar("Choice", bound=StrEnum)
 
 _CHANNEL: Final = re.compile(r"[a-z0-9_-]{1,64}")
+
+
+def channel_names(text: str) -> tuple[str, ...]:
+    """Read names of channels with commas between, as in ``slack,webhook``; empty where there is none.
+
+    Raises:
+        ConfigurationError: one is written wrong, or is there twice.
+    """
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    for name in names:
+        if not _CHANNEL.fullmatch(name):
+            raise ConfigurationError(f"channel {name!r}: a name is 1 to 64 of a-z, 0-9, _ and -")
+    if len(set(names)) < len(names):
+        raise ConfigurationError(f"channels {text!r}: one is named twice")
+    return names
 
 
 @dataclass(frozen=True)

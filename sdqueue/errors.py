@@ -27,6 +27,7 @@
     │   └── TooManyRounds                    a model did not come to an end of asking for tools
     ├── BrokerError
     │   ├── BrokerUnavailable (ConnectionError)
+    │   ├── AccessRefused                    the broker's user has not the right to do it
     │   ├── PublishRejected                  the broker refused the message (a full queue, a policy)
     │   ├── Unroutable                       no queue takes the message
     │   └── TopologyError
@@ -191,6 +192,10 @@ class BrokerError(SdqueueError):
 
 class BrokerUnavailable(BrokerError, ConnectionError):
     """The broker cannot be reached, or did not confirm in the time given."""
+
+
+class AccessRefused(BrokerError):
+    """The broker knows the user, who has not the right; the message says which right, on what, and what to do."""
 
 
 class PublishRejected(BrokerError):

@@ -39,6 +39,7 @@ from sdqueue.consumer import (
 )
 from sdqueue.deadletters import Batch, DeadLetter, DeadLetters, LetterFilter
 from sdqueue.errors import (
+    AccessRefused,
     AgentError,
     AgentResultError,
     BrokerError,
@@ -242,6 +243,7 @@ __all__ = [  # noqa: RUF022 -- grouped by what a reader looks for, not by letter
     "TooManyRounds",
     "BrokerError",
     "BrokerUnavailable",
+    "AccessRefused",
     "PublishRejected",
     "Unroutable",
     "TopologyError",

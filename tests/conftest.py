@@ -8,17 +8,18 @@ import secrets
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar
+from typing import Any, Final, NoReturn
 
 import pytest
 
+from tests import schedule
 from tests.servers.cluster import RabbitMQCluster
 from tests.servers.kinds import KINDS, RABBITMQ, REDIS, Kind
 from tests.servers.namespaces import clear_rabbitmq, clear_redis, declarations
-from tests.servers.process import LocalServer
-from tests.servers.provide import NoServer, sources
-from tests.servers.rabbitmq import LocalRabbitMQ
-from tests.servers.redis import LocalRedis
+from tests.servers.process import PrivateServer, Unavailable
+from tests.servers.provide import NoServer, private_group, private_server, sources
+from tests.servers.rabbitmq import PrivateRabbitMQ
+from tests.servers.redis import PrivateRedis
 from tests.servers.redis_group import RedisGroup
 from tests.servers.run import Run
 from tests.servers.system import System
@@ -36,8 +37,7 @@ NEEDS: Final = {
     **SHARED, "private_rabbitmq": RABBITMQ, "rabbitmq_cluster": RABBITMQ, "private_redis": REDIS, "redis_group": REDIS,
 }  # fmt: skip
 
-Private = LocalServer | RabbitMQCluster
-S = TypeVar("S", LocalRabbitMQ, LocalRedis, RabbitMQCluster)
+Private = PrivateServer | RabbitMQCluster
 
 
 # The run
@@ -59,11 +59,22 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m chooses
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the servers that they need: by their fixtures, or by a parameter of the marker's name."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark tests by the servers that they need: by their fixtures, or by a parameter of the marker's name.
+
+    Workers get them in the order in which they should be taken.
+    """
     for item in items:
         for kind in _needed(item, NEEDS):
             item.add_marker(kind.marker)
+    if hasattr(config, "workerinput"):
+        items[:] = schedule.in_order(items, config.rootpath)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int | None:
+    """What ``-n auto`` means; the environment decides first."""
+    return None if os.environ.get("PYTEST_XDIST_AUTO_NUM_WORKERS") else schedule.workers()
 
 
 @pytest.hookimpl(tryfirst=True)  # before the collection is reported
@@ -90,12 +101,14 @@ def _needed(item: pytest.Item, fixtures: Mapping[str, Kind]) -> set[Kind]:
 
 def _report(config: pytest.Config) -> list[str]:
     servers = config.stash[RUN].servers()
-    if not servers:
-        return []
     reasons = (reason for server in servers for reason in server.passed_over)
     passed_over = dict.fromkeys(reason for reason in reasons if not reason.endswith("is not set"))
-    lines = [f"sdqueue servers: {', '.join(map(str, servers))}"]
-    return lines + [f"  passed over: {'; '.join(passed_over)}"] * bool(passed_over)
+    private = config.stash[RUN].private_sources()
+    told = [f"private {KINDS[marker].name} ({source})" for marker, source in private.items()]
+    return (
+        [f"sdqueue servers: {', '.join([*map(str, servers), *told])}"] * bool(servers or told)
+        + [f"  passed over: {'; '.join(passed_over)}"] * bool(passed_over)
+    )  # fmt: skip
 
 
 def pytest_report_collectionfinish(config: pytest.Config) -> list[str]:
@@ -171,29 +184,27 @@ def _await(work: Coroutine[Any, Any, None]) -> None:
 
 
 def system_of(kind: Kind) -> System:
-    """Where the private servers of a kind come from; a test that cannot have them is refused."""
+    """Where the programs of servers come from that form a cluster; a test that cannot have them is refused."""
     if "local" not in sources(os.environ):
-        refuse(f"no {kind.name}: a private instance is needed, and SDQUEUE_TEST_SOURCES excludes local", os.environ)
+        refuse(f"no {kind.name}: a cluster needs its programs, and SDQUEUE_TEST_SOURCES excludes local", os.environ)
     system = kind.release(os.environ).system(os.environ)
     missing = kind.local.missing(system)
     if missing:
-        refuse(f"no {kind.name}: a private instance is needed, and {missing}", os.environ)
+        refuse(f"no {kind.name}: a cluster needs its programs, and {missing}", os.environ)
     return system
 
 
 class PrivateServers:
-    """The private servers of a module by class and name; all are closed after its last test."""
+    """The private servers of a module by kind and name; all are closed after its last test."""
 
     def __init__(self, make_folder: Callable[[str], Path]) -> None:
         self._make_folder = make_folder
-        self._servers: dict[tuple[type[Private], str], Private] = {}
+        self._servers: dict[tuple[str, str], Private] = {}
 
-    def get(self, cls: type[S], system: System, name: str) -> S:
-        if (cls, name) not in self._servers:
-            self._servers[cls, name] = cls(self._make_folder(f"{cls.__name__}-{name}"), system)
-        server = self._servers[cls, name]
-        assert isinstance(server, cls)
-        return server
+    def get(self, kind: str, name: str, make: Callable[[Path], Private]) -> Private:
+        if (kind, name) not in self._servers:
+            self._servers[kind, name] = make(self._make_folder(f"{kind}-{name}"))
+        return self._servers[kind, name]
 
     def close(self) -> None:
         for server in self._servers.values():
@@ -207,42 +218,66 @@ def private_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Privat
     servers.close()
 
 
-def _private(cls: type[S], kind: Kind, servers: PrivateServers) -> Callable[..., Awaitable[S]]:
-    system = system_of(kind)
+def _private_source(kind: Kind, config: pytest.Config) -> str:
+    try:
+        return config.stash[RUN].private_source(kind)
+    except NoServer as error:
+        refuse(f"{error}", os.environ)
 
-    async def make(name: str = "main") -> S:
-        server = await servers.get(cls, system, name).start()
-        if isinstance(server, LocalServer):
+
+def _private(kind: Kind, config: pytest.Config, servers: PrivateServers) -> Callable[..., Awaitable[Any]]:
+    source = _private_source(kind, config)
+
+    def make(folder: Path) -> PrivateServer:
+        return private_server(kind, source, os.environ, folder)
+
+    async def get(name: str = "main") -> Private:
+        server = await servers.get(kind.marker, name, make).start()
+        if isinstance(server, PrivateServer):
             server.resume()
         return server
 
-    return make
+    return get
 
 
 @pytest.fixture
-def private_rabbitmq(private_servers: PrivateServers) -> Callable[..., Awaitable[LocalRabbitMQ]]:
+def private_rabbitmq(
+    pytestconfig: pytest.Config, private_servers: PrivateServers
+) -> Callable[..., Awaitable[PrivateRabbitMQ]]:
     """``await private_rabbitmq()``: a RabbitMQ that the test may stop, kill or freeze.
 
     It starts in 5 to 11 s, so the tests of a module share the one of a name, running again whatever was done to it.
     """
-    return _private(LocalRabbitMQ, RABBITMQ, private_servers)
+    return _private(RABBITMQ, pytestconfig, private_servers)
 
 
 @pytest.fixture
 def rabbitmq_cluster(private_servers: PrivateServers) -> Callable[..., Awaitable[RabbitMQCluster]]:
     """``await rabbitmq_cluster()``: three nodes, all up; a module's tests share them."""
-    return _private(RabbitMQCluster, RABBITMQ, private_servers)
+    system = system_of(RABBITMQ)
+
+    async def get(name: str = "main") -> RabbitMQCluster:
+        cluster = private_servers.get("cluster", name, lambda folder: RabbitMQCluster(folder, system))
+        assert isinstance(cluster, RabbitMQCluster)
+        return await cluster.start()
+
+    return get
 
 
 @pytest.fixture
-def private_redis(private_servers: PrivateServers) -> Callable[..., Awaitable[LocalRedis]]:
+def private_redis(
+    pytestconfig: pytest.Config, private_servers: PrivateServers
+) -> Callable[..., Awaitable[PrivateRedis]]:
     """``await private_redis()``: a Redis that the test may stop, kill, freeze or empty; a module's tests share it."""
-    return _private(LocalRedis, REDIS, private_servers)
+    return _private(REDIS, pytestconfig, private_servers)
 
 
 @pytest.fixture
-def redis_group(tmp_path: Path) -> Iterator[RedisGroup]:
+def redis_group(pytestconfig: pytest.Config, tmp_path: Path) -> Iterator[RedisGroup]:
     """Redis processes that belong together, for this test alone: Sentinel, a cluster."""
-    group = RedisGroup(tmp_path, system_of(REDIS))
+    try:
+        group = private_group(_private_source(REDIS, pytestconfig), os.environ, tmp_path)
+    except Unavailable as why:
+        refuse(f"no Redis: a group of them is needed, and {why}", os.environ)
     yield group
     group.close()

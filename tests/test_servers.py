@@ -20,11 +20,11 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from tests.conftest import refuse
 from tests.servers import containers, debian, install
-from tests.servers.kinds import RABBITMQ, REDIS
-from tests.servers.process import Unavailable, free_port
-from tests.servers.provide import NoServer, private, provide, sources
-from tests.servers.rabbitmq import LocalRabbitMQ
-from tests.servers.redis import LocalRedis
+from tests.servers.kinds import RABBITMQ, REDIS, Kind
+from tests.servers.process import LocalServer, ServerFailed, Unavailable, free_port
+from tests.servers.provide import NoServer, find_private_source, private, provide, sources
+from tests.servers.rabbitmq import LocalRabbitMQ, PrivateRabbitMQ
+from tests.servers.redis import LocalRedis, PrivateRedis
 
 ROOT = Path(__file__).parents[1]
 
@@ -55,6 +55,16 @@ async def expect_no_run_folder(folder: Path) -> None:
             await asyncio.sleep(0.02)
 
 
+def local(kind: Kind, folder: Path) -> LocalServer:
+    """A private instance of this machine's programs, wherever those of other tests come from."""
+    if "local" not in sources(os.environ):
+        pytest.skip(f"about a {kind.name} of this machine, and SDQUEUE_TEST_SOURCES excludes local")
+    try:
+        return private(kind.marker, os.environ, folder)
+    except Unavailable as why:
+        refuse(f"no {kind.name}: an instance of this machine is needed, and {why}", os.environ)
+
+
 # Where servers come from
 
 
@@ -64,6 +74,30 @@ def test_sources_are_tried_in_the_documented_order() -> None:
 
 def test_sources_can_be_chosen_and_keep_their_order() -> None:
     assert sources({"SDQUEUE_TEST_SOURCES": "local, environment"}) == ("environment", "local")
+
+
+@pytest.mark.parametrize("kind", [RABBITMQ, REDIS])
+def test_an_image_can_be_named_and_is_otherwise_that_of_the_release(kind: Kind) -> None:
+    """So that images of another registry, or another server, can be tried."""
+    assert kind.image({}) == kind.any_release.image
+    assert kind.image({"SDQUEUE_TEST_SERVERS": "trixie"}) == kind.releases[1].image
+    named = {kind.image_variable: "mine/server:1", "SDQUEUE_TEST_SERVERS": "trixie"}
+    assert kind.image(named) == "mine/server:1"
+
+
+async def test_a_named_image_is_what_the_engine_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here of an engine that is not there: shared and private servers say so, and nothing else is tried."""
+    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
+    asked: list[str] = []
+    ensure = containers.ensure_image
+    monkeypatch.setattr(containers, "ensure_image", lambda image: (asked.append(image), ensure(image)))
+    environ = {"SDQUEUE_TEST_SOURCES": "container", "SDQUEUE_TEST_REDIS_IMAGE": "mine/server:1"}
+    with pytest.raises(NoServer, match="no Redis: container: no Docker engine answers"):
+        async with provide(REDIS, environ, tmp_path):
+            pass
+    with pytest.raises(NoServer, match="container: no Docker engine answers; local: SDQUEUE_TEST_SOURCES excludes it"):
+        find_private_source(REDIS, environ)
+    assert asked == ["mine/server:1", "mine/server:1"]
 
 
 def test_an_unknown_source_is_named() -> None:
@@ -79,11 +113,9 @@ async def test_an_address_in_the_environment_comes_first(redis_url: str, tmp_pat
         assert server.passed_over == ()
 
 
-async def test_an_address_that_does_not_answer_is_passed_over_and_named(
-    private_redis: Callable[..., Awaitable[LocalRedis]], tmp_path: Path
-) -> None:
-    gone = await private_redis("gone")
-    await gone.stop()
+@pytest.mark.redis
+async def test_an_address_that_does_not_answer_is_passed_over_and_named(tmp_path: Path) -> None:
+    gone = local(REDIS, tmp_path / "gone")  # a free port
     environ = {"SDQUEUE_TEST_REDIS_URL": gone.url, "SDQUEUE_TEST_SOURCES": "environment,local"}
     async with provide(REDIS, environ, tmp_path / "redis") as server:
         assert server.origin == "local instance"
@@ -207,6 +239,22 @@ def test_an_engine_that_gets_nothing_of_an_image_is_given_up(monkeypatch: pytest
     silence.set()
 
 
+def test_make_test_installs_servers_and_never_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given a machine of root's with Debian and nothing else, then CI alone would install an engine, by .ci/."""
+    installed: list[str] = []
+    monkeypatch.setenv("SDQUEUE_TEST_SERVERS", "")
+    monkeypatch.setenv("SDQUEUE_TEST_SOURCES", "")
+    monkeypatch.setattr(install, "find_source", lambda *_: (None, ["container: no Docker engine answers"]))
+    monkeypatch.setattr(install, "cannot_install", lambda: None)
+    monkeypatch.setattr(install.shutil, "which", lambda *_, **__: None)
+    monkeypatch.setattr(install, "install", installed.extend)
+
+    assert install.main() == 0
+
+    assert set(installed) == {"rabbitmq-server", "redis-server", *install.BROWSER}
+    assert ".ci" not in (ROOT / "Makefile").read_text()
+
+
 def test_no_service_is_started_by_an_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     policy = tmp_path / "policy-rc.d"
     monkeypatch.setattr(install, "POLICY", policy)
@@ -273,16 +321,16 @@ def test_a_run_without_servers_fails_in_ci(tmp_path: Path) -> None:
     assert "1 passed, 2 errors" in result.stdout
 
 
+@pytest.mark.redis
 @pytest.mark.parametrize("workers", [0, 2])
-async def test_a_run_says_which_server_it_uses_and_leaves_nothing(
-    tmp_path: Path, workers: int, private_redis: object
-) -> None:
+async def test_a_run_says_which_server_it_uses_and_leaves_nothing(tmp_path: Path, workers: int) -> None:
     """With workers too, although the one that asked for the server may end before the other."""
+    local(REDIS, tmp_path / "not-started")
     result = inner(tmp_path, *(["-n", str(workers)] if workers else []), SDQUEUE_TEST_SOURCES="local")
     assert result.returncode == 0, result.stdout
     assert "3 passed" in result.stdout
     assert "sdqueue servers: " in result.stdout
-    assert "(local instance)" in result.stdout
+    assert "(local instance), private Redis (local)" in result.stdout
     await expect_no_process(tmp_path)
     await expect_no_run_folder(tmp_path)
 
@@ -298,8 +346,10 @@ async def test_dies(redis_url, private_redis):
 """
 
 
-async def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, private_redis: object) -> None:
+@pytest.mark.redis
+async def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
     """No fixture runs after SIGKILL: the keeper of the shared server sees it, the kernel ends the private one."""
+    local(REDIS, tmp_path / "not-started")
     dies = DIES.replace("PID_FILE", repr(str(tmp_path / "pid")))
 
     killed = inner(tmp_path, test=dies, SDQUEUE_TEST_SOURCES="local")
@@ -314,31 +364,30 @@ async def test_a_run_that_is_killed_leaves_nothing(tmp_path: Path, private_redis
 
 
 async def test_a_private_redis_stops_starts_and_keeps_its_data(
-    private_redis: Callable[..., Awaitable[LocalRedis]],
+    private_redis: Callable[..., Awaitable[PrivateRedis]],
 ) -> None:
     server = await private_redis()
-    async with Redis.from_url(server.url) as client:
+    url = server.url
+    async with Redis.from_url(url) as client:
         await client.set("key", "value")
-    pid = server.pid
+    for end in (server.stop, server.kill):
+        await end()
+        assert not server.running
+        async with Redis.from_url(url) as client:
+            with pytest.raises(RedisConnectionError):
+                await client.ping()
 
-    await server.stop()
-
-    assert not server.running
-    assert processes_of(server.folder) == []
-    async with Redis.from_url(server.url) as client:
-        with pytest.raises(RedisConnectionError):
-            await client.ping()
-
-    await server.start()
-    assert server.pid != pid
-    async with Redis.from_url(server.url) as client:
-        assert await client.get("key") == b"value"
-        await server.flush()
+        await server.start()
+        assert server.url == url
+        async with Redis.from_url(url) as client:
+            assert await client.get("key") == b"value"
+    await server.flush()
+    async with Redis.from_url(url) as client:
         assert await client.get("key") is None
 
 
 async def test_a_paused_redis_does_not_answer_until_it_goes_on(
-    private_redis: Callable[..., Awaitable[LocalRedis]],
+    private_redis: Callable[..., Awaitable[PrivateRedis]],
 ) -> None:
     server = await private_redis()
     async with Redis.from_url(server.url) as client:
@@ -352,7 +401,7 @@ async def test_a_paused_redis_does_not_answer_until_it_goes_on(
 
 
 async def test_a_private_server_is_running_for_the_next_test_whatever_was_done_to_it(
-    private_redis: Callable[..., Awaitable[LocalRedis]],
+    private_redis: Callable[..., Awaitable[PrivateRedis]],
 ) -> None:
     server = await private_redis()
     server.pause()
@@ -362,21 +411,28 @@ async def test_a_private_server_is_running_for_the_next_test_whatever_was_done_t
     assert await server.version()
 
 
-async def test_a_closed_server_leaves_neither_process_nor_folder(
-    private_rabbitmq: Callable[..., Awaitable[LocalRabbitMQ]],
+async def test_a_private_rabbitmq_restarts_with_its_queues_and_is_controlled(
+    private_rabbitmq: Callable[..., Awaitable[PrivateRabbitMQ]],
 ) -> None:
-    """RabbitMQ brings epmd and two helpers along."""
     server = await private_rabbitmq()
     assert (await server.version()).startswith("RabbitMQ ")
-    assert server.node in await server.ctl("status")
     connection = await aiormq.connect(server.url)
     channel = await connection.channel()
     await channel.queue_declare("kept", durable=True, arguments={"x-queue-type": "quorum"})
     await connection.close()
 
     await server.restart()
-    assert (await server.ctl("list_queues", "name")).split() == ["name", "kept"]
 
+    assert (await server.ctl("list_queues", "name")).split() == ["name", "kept"]
+    with pytest.raises(ServerFailed, match="rabbitmqctl no_such_command ended with"):
+        await server.ctl("no_such_command")
+
+
+@pytest.mark.rabbitmq
+async def test_a_closed_server_leaves_neither_process_nor_folder(tmp_path: Path) -> None:
+    """RabbitMQ brings epmd and two helpers along."""
+    server = await local(RABBITMQ, tmp_path / "server").start()
+    assert server.pid in processes_of(server.folder)
     server.close()
     await expect_no_process(server.folder)
     assert not server.folder.exists()

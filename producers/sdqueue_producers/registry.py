@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
 
+from sdqueue.channels import channel_names
 from sdqueue.client import Client
 from sdqueue.errors import ConfigurationError
 from sdqueue.settings import Settings, installed_channels, needed_extras
@@ -44,14 +44,9 @@ def parse_channels(text: str) -> tuple[str, ...]:
     Raises:
         ConfigurationError: there is none, one is written wrong, or is there twice.
     """
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    names = channel_names(text)
     if not names:
         raise ConfigurationError(f"no channel is named; give --channels, of {', '.join(installed_channels())}")
-    for name in names:
-        if not re.fullmatch(r"[a-z0-9_-]{1,64}", name):
-            raise ConfigurationError(f"channel {name!r}: a name is 1 to 64 of a-z, 0-9, _ and -")
-    if len(set(names)) < len(names):
-        raise ConfigurationError(f"channels {text!r}: one is named twice")
     return names
 
 

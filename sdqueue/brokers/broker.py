@@ -119,6 +119,7 @@ class Broker(Protocol):
         Raises:
             TopologyMismatch: something of that name is different; the message names the difference. Or the number of
                 partitions is just being changed.
+            AccessRefused: this user may not declare it.
             BrokerUnavailable: the broker was not reached in ``timeout`` seconds.
         """
         ...
@@ -142,6 +143,7 @@ class Broker(Protocol):
 
         Raises:
             Unroutable: no queue takes it. Not raised on the replies exchange: nobody has to listen.
+            AccessRefused: this user may not publish there.
             PublishRejected: the broker refused it.
             BrokerUnavailable: it was not confirmed in ``timeout`` seconds; it may arrive nevertheless.
             TopologyMissing: there is no such exchange.
@@ -158,6 +160,7 @@ class Broker(Protocol):
 
         Raises:
             TopologyMissing: there is no such queue.
+            AccessRefused: this user may not receive from it.
             BrokerUnavailable: the broker was not reached in ``timeout`` seconds.
         """
         ...
@@ -228,6 +231,32 @@ class Broker(Protocol):
             BrokerUnavailable: nothing answers.
         """
         ...
+
+
+async def egress_queue(broker: Broker, channel: str, *, declare: bool, timeout: float = 10.0) -> str:
+    """The name of the queue of a channel's replies, which is there.
+
+    Parameters:
+        broker: whose.
+        channel: as in a turn.
+        declare: whether it is made where it is missing; a process without the right to only looks.
+        timeout: seconds.
+
+    Raises:
+        TopologyMissing: it is not there, and was not to be made; or there is no replies exchange.
+        TopologyMismatch, AccessRefused, BrokerUnavailable: see :meth:`Broker.declare_egress`.
+    """
+    if declare:
+        return await broker.declare_egress(channel, timeout=timeout)
+    queue = broker.topology.egress_queue(channel)
+    try:
+        await broker.queue_state(queue, timeout=timeout)
+    except TopologyMissing:
+        raise TopologyMissing(
+            f"there is no queue {queue!r} for the replies of channel {channel!r}, and this process is not to make it; "
+            f"run `sdqueue topology apply --channels {channel}`"
+        ) from None
+    return queue
 
 
 async def queue_exists(broker: Broker, queue: str) -> bool:

@@ -17,15 +17,20 @@ import typer
 
 from sdqueue.agents import AgentFactory, AgentRoutes, LLMAgentFactory, as_agent, parse_routes
 from sdqueue.backends import default_lock_url, open_broker, opened_sessions
-from sdqueue.brokers import Broker, Delivery, Message
+from sdqueue.brokers import Broker, Delivery, Message, RabbitMQBroker, egress_queue
+from sdqueue.channels import channel_names
 from sdqueue.cli.options import BROKER, KEYS, STORE, Given, JsonOption, agents_of, takes_settings
+from sdqueue.cli.roles import Role, rights_of
 from sdqueue.client import Client
-from sdqueue.errors import ConfigurationError, SdqueueError, StoreUnavailable, TopologyMismatch
+from sdqueue.errors import AccessRefused, ConfigurationError, SdqueueError, StoreUnavailable, TopologyMismatch
 from sdqueue.sessions import LockBackend, SessionRecord, SessionStore
 from sdqueue.settings import Settings, needed_extras
 from sdqueue.urls import mask
 
 LIBRARIES: Final = ("sdqueue", "aio-pika", "redis", "hiredis", "pydantic", "pydantic-settings", "tenacity", "structlog")
+
+SHOWN: Final = 5
+"""So many missing rights are named."""
 
 RELEASED: Final = datetime(2025, 1, 1, tzinfo=UTC)
 """No clock that is right shows an earlier time."""
@@ -47,6 +52,10 @@ class Finding:
 @takes_settings(*BROKER, *STORE, *KEYS, "agent", "channels", "producer_state_url")
 async def doctor(
     given: Given,
+    role: Annotated[
+        Role | None,
+        typer.Option(help="Only what a process of this kind does, and its rights. Default: everything."),
+    ] = None,
     timeout: Annotated[float, typer.Option(help="Seconds that each check may take.")] = 10.0,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,15 +63,20 @@ async def doctor(
 
     With channels, also what their producers need: the settings of each, and the state that they share.
 
+    With a role it looks at what a process of that kind reaches, and on RabbitMQ at each right that it needs: for users
+    that may do their job and nothing else, as in deploy/security.
+
     Nothing is left behind: it writes a session of its own and deletes it, and sends a message to a private queue.
     It declares nothing that is missing. The exit code is 1 when anything fails.
     """
     settings = Settings.load(**given)
     findings = [Finding("settings", True, "are complete and fit together"), _versions(), _clock()]
-    findings += await _check_broker(settings, timeout)
-    findings += await _check_sessions(settings, timeout)
-    findings.append(await _guarded("agent", lambda: _check_agent(settings), timeout, "see SDQUEUE_AGENT"))
-    if settings.channels:
+    findings += await _check_broker(settings, timeout, role)
+    if role in (None, Role.CONSUMER, Role.OPERATOR):
+        findings += await _check_sessions(settings, timeout)
+    if role in (None, Role.CONSUMER):
+        findings.append(await _guarded("agent", lambda: _check_agent(settings), timeout, "see SDQUEUE_AGENT"))
+    if settings.channels and role in (None, Role.PRODUCER):
         findings += await _check_producers(settings, timeout)
     ok = all(f.ok for f in findings)
     if as_json:
@@ -98,15 +112,15 @@ def _clock() -> Finding:
     return Finding("clock", True, f"says {now:%Y-%m-%d %H:%M:%S} UTC")
 
 
-async def _check_broker(settings: Settings, timeout: float) -> list[Finding]:
+async def _check_broker(settings: Settings, timeout: float, role: Role | None) -> list[Finding]:
     url = mask(settings.broker_url)
     findings: list[Finding] = []
     try:
         async with open_broker(settings, name="sdqueue doctor") as broker:
             steps: list[tuple[str, Callable[[], Awaitable[str]], str]] = [
                 ("broker", lambda: _reach(broker, url, timeout), f"start it, or set SDQUEUE_BROKER_URL; now {url}"),
-                ("topology", lambda: _fits(broker, settings, timeout), "run `sdqueue topology apply`"),
-                ("permissions", lambda: _round_trip(broker, timeout), "the user needs configure, write and read"),
+                ("topology", lambda: _fits(broker, settings, timeout, role), "run `sdqueue topology apply`"),
+                ("permissions", lambda: _may(broker, settings, timeout, role), "see deploy/security/README.md"),
             ]
             for name, step, advice in steps:
                 findings.append(await _guarded(name, step, timeout, advice))
@@ -121,7 +135,7 @@ async def _reach(broker: Broker, url: str, timeout: float) -> str:
     return f"{await broker.describe(timeout=timeout)} at {url}"
 
 
-async def _fits(broker: Broker, settings: Settings, timeout: float) -> str:
+async def _fits(broker: Broker, settings: Settings, timeout: float, role: Role | None) -> str:
     if settings.broker_url.startswith("memory:"):
         return "is made by each process for itself"
     await broker.check(timeout=timeout)
@@ -134,9 +148,26 @@ async def _fits(broker: Broker, settings: Settings, timeout: float) -> str:
 
     # Looked at one by one first, so that declaring them again compares their properties and makes nothing new.
     depths = await asyncio.gather(*(depth(queue.name) for queue in topology.queues))
-    await broker.apply(timeout=timeout)
+    if role in (None, Role.OPERATOR):
+        await broker.apply(timeout=timeout)
     dead = depths[[queue.name for queue in topology.queues].index(topology.dead)]
     return f"{topology.partitions} partitions, {sum(depths) - dead} turns waiting, {dead} dead letters"
+
+
+async def _may(broker: Broker, settings: Settings, timeout: float, role: Role | None) -> str:
+    if role is None or not isinstance(broker, RabbitMQBroker):
+        return await _round_trip(broker, timeout)
+    channels = channel_names(settings.channels)
+    rights = rights_of(role, broker.topology, channels)
+    lacking = await broker.lacking(rights, timeout=timeout)
+    if lacking:
+        more = f", and {len(lacking) - SHOWN} more" if len(lacking) > SHOWN else ""
+        raise AccessRefused(f"a {role} must be able to {'; '.join(map(str, lacking[:SHOWN]))}{more}")
+    if role is Role.PRODUCER:
+        await (await broker.subscribe_replies(lambda _: None, timeout=timeout)).close()
+        for channel in channels:
+            await egress_queue(broker, channel, declare=False, timeout=timeout)
+    return f"has the {len(rights)} rights of a {role}" if rights else f"a {role} needs none"
 
 
 async def _round_trip(broker: Broker, timeout: float) -> str:
@@ -207,6 +238,8 @@ async def _lock(locks: LockBackend, probe: str, url: str) -> str:
 
 
 async def _look_at_redis(url: str, timeout: float) -> str:
+    from redis.exceptions import NoPermissionError
+
     from sdqueue.sessions.redis.connection import connect
 
     link = connect(url, None)
@@ -214,9 +247,12 @@ async def _look_at_redis(url: str, timeout: float) -> str:
         info, clock = await link.execute([("INFO",), ("TIME",)], timeout)
     finally:
         await link.aclose()
-    for answer in (info, clock):
-        if isinstance(answer, BaseException):
-            raise StoreUnavailable(f"{mask(url)}: {answer}")
+    if isinstance(clock, BaseException):
+        raise StoreUnavailable(f"{mask(url)}: {clock}")
+    if isinstance(info, NoPermissionError):
+        return "answers; this user may not look at its configuration"
+    if isinstance(info, BaseException):
+        raise StoreUnavailable(f"{mask(url)}: {info}")
     fields = dict(line.split(":", 1) for line in bytes(info).decode().splitlines() if ":" in line)
     ahead = time.time() - int(clock[0]) - int(clock[1]) / 1e6
     said = [f"Redis {fields.get('redis_version')}, clock {ahead:+.2f} s from here"]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 import structlog
 from prometheus_client import CollectorRegistry
 
 from sdqueue.backends import redis_url
-from sdqueue.brokers import Broker, Topology
+from sdqueue.brokers import Broker, Topology, egress_queue
 from sdqueue.consumer.membership import RedisPool
 from sdqueue.errors import BrokerUnavailable, ConfigurationError, TopologyMismatch, TopologyMissing
 from sdqueue.observe.endpoints import served
@@ -22,14 +22,25 @@ LONGEST_WAIT_S = 5.0
 """Longest wait between two tries to reach a broker that is not up yet."""
 
 
-async def prepared(broker: Broker, stopping: asyncio.Event, settings: Settings) -> bool:
-    """Wait until the broker is there with its topology; ``False`` where the process is to stop meanwhile."""
+async def prepared(broker: Broker, stopping: asyncio.Event, settings: Settings, channels: Sequence[str] = ()) -> bool:
+    """Wait until the broker is there with its topology; ``False`` where the process is to stop meanwhile.
+
+    Parameters:
+        broker: entered by the caller.
+        stopping: set when the process is to stop.
+        settings: whether what is missing is declared, or waited for.
+        channels: those whose replies must have a queue; where it is to be declared, their producer does that.
+
+    Raises:
+        TopologyMismatch: what is there does not fit.
+        AccessRefused: the user may not declare; waiting will not help.
+    """
     log = structlog.get_logger()
     wait_s = 0.2
     stop = asyncio.create_task(stopping.wait())
     try:
         while not stopping.is_set():
-            attempt = asyncio.create_task(broker.apply() if settings.apply else broker.check())
+            attempt = asyncio.create_task(broker.apply() if settings.apply else _complete(broker, channels))
             await asyncio.wait({attempt, stop}, return_when=asyncio.FIRST_COMPLETED)
             if not attempt.done():
                 attempt.cancel()
@@ -50,6 +61,12 @@ async def prepared(broker: Broker, stopping: asyncio.Event, settings: Settings) 
         return False
     finally:
         stop.cancel()
+
+
+async def _complete(broker: Broker, channels: Sequence[str]) -> None:
+    await broker.check()
+    for channel in channels:
+        await egress_queue(broker, channel, declare=False)
 
 
 async def _is_resharded(broker: Broker, settings: Settings) -> bool:

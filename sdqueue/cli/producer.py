@@ -96,7 +96,7 @@ async def producer(
         where = ""
 
         async def prepare(broker: Broker, stopping: asyncio.Event) -> bool:
-            return await prepared(broker, stopping, settings)
+            return await prepared(broker, stopping, settings, channels)
 
         def listening(url: str) -> None:
             nonlocal where

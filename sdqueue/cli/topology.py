@@ -14,6 +14,7 @@ from rich.table import Table
 
 from sdqueue.backends import open_broker, redis_url, topology_of
 from sdqueue.brokers import Broker, Topology
+from sdqueue.channels import channel_names
 from sdqueue.cli.options import BROKER, STORE, Given, JsonOption, require_shared_broker, takes_settings
 from sdqueue.cli.reshard import reshard
 from sdqueue.cli.schemas import WIRE_SCHEMAS, schema_text
@@ -27,17 +28,31 @@ app = typer.Typer(help="Declare and look at the exchanges and queues on the brok
 
 
 @app.command("apply")
-@takes_settings(*BROKER)
+@takes_settings(*BROKER, "channels")
 async def apply(
     given: Given,
     timeout: Annotated[float, typer.Option(help="Seconds to reach the broker and declare everything.")] = 30.0,
 ) -> None:
-    """Declare everything that is missing. What fits is left alone; what does not is named, and nothing is changed."""
+    """Declare everything that is missing. What fits is left alone; what does not is named, and nothing is changed.
+
+    With channels, the queues of their replies as well: consumers and producers that run with --no-apply need no right
+    to declare anything.
+
+    Examples:
+
+        sdqueue topology apply --channels slack,webhook
+    """
     settings = Settings.load(**given)
     require_shared_broker(settings)
+    channels = channel_names(settings.channels)
     async with open_broker(settings) as broker:
         await broker.apply(timeout=timeout)
-    print(f"{settings.namespace}: {settings.partitions} partitions are declared on {mask(settings.broker_url)}")
+        for channel in channels:
+            await broker.declare_egress(channel, timeout=timeout)
+    replies = f", replies are kept for {', '.join(channels)}" if channels else ""
+    print(
+        f"{settings.namespace}: {settings.partitions} partitions are declared on {mask(settings.broker_url)}{replies}"
+    )
 
 
 @app.command("show")

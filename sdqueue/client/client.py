@@ -10,7 +10,7 @@ from typing import Any, Final, Self, TypedDict, Unpack
 from uuid import uuid4
 
 from sdqueue.backends import open_broker, open_delta_log
-from sdqueue.brokers import Broker, Delivery, Message
+from sdqueue.brokers import Broker, Delivery, Message, egress_queue
 from sdqueue.client.inbox import Inbox
 from sdqueue.client.question import Question, Replies, checked, now, unconfirmed
 from sdqueue.errors import ConfigurationError, ReplyError
@@ -213,22 +213,24 @@ class Client:
         self._check_open()
         await self._broker.queue_state(self._broker.topology.unrouted, timeout=timeout)
 
-    async def keep_replies(self, channel: str, *, timeout: float = CONFIRM_TIMEOUT_S) -> None:
+    async def keep_replies(self, channel: str, *, declare: bool = True, timeout: float = CONFIRM_TIMEOUT_S) -> None:
         """See to it that the replies of a channel are kept from now on, until somebody takes them. Idempotent.
 
         Nobody has to listen to replies, so the broker drops those of a channel that has no queue yet.
 
         Parameters:
             channel: as in a turn.
+            declare: whether their queue is made where it is missing; without the right to, it is only looked for.
             timeout: seconds.
 
         Raises:
             TopologyMissing: nobody has declared the queues yet.
             TopologyMismatch: the channel has a queue with other properties.
+            AccessRefused: the user may not declare it.
             BrokerUnavailable: the broker was not reached in ``timeout`` seconds.
         """
         self._check_open()
-        await self._broker.declare_egress(channel, timeout=timeout)
+        await egress_queue(self._broker, channel, declare=declare, timeout=timeout)
 
     @asynccontextmanager
     async def submit(

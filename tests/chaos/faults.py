@@ -9,20 +9,20 @@ from typing import Final
 
 from tests.chaos.proxy import Proxy
 from tests.chaos.stage import Stage
-from tests.servers.rabbitmq import LocalRabbitMQ
-from tests.servers.redis import LocalRedis
+from tests.servers.rabbitmq import PrivateRabbitMQ
+from tests.servers.redis import PrivateRedis
 
 WATERMARK: Final = "1GiB"
 """What the private RabbitMQ is configured with."""
 
 
-def node_of(stage: Stage) -> LocalRabbitMQ:
+def node_of(stage: Stage) -> PrivateRabbitMQ:
     """A node of the broker, by chance where there are several; this run must have it for itself."""
     assert stage.servers.nodes, f"{stage.scenario.name} needs a RabbitMQ of its own"
     return stage.chance.choice(stage.servers.nodes)
 
 
-def redis_of(stage: Stage) -> LocalRedis:
+def redis_of(stage: Stage) -> PrivateRedis:
     """The store, which this run must have for itself."""
     assert stage.servers.redis is not None, f"{stage.scenario.name} needs a Redis of its own"
     return stage.servers.redis

@@ -14,8 +14,8 @@ from typing import Final
 from tests.servers.cluster import RabbitMQCluster
 from tests.servers.kinds import RABBITMQ, REDIS, Kind
 from tests.servers.process import ServerFailed, Unavailable
-from tests.servers.rabbitmq import LocalRabbitMQ
-from tests.servers.redis import LocalRedis, version
+from tests.servers.rabbitmq import LocalRabbitMQ, PrivateRabbitMQ
+from tests.servers.redis import LocalRedis, PrivateRedis, version
 from tests.servers.redis_group import RedisGroup, Sentinel
 from tests.servers.system import System
 
@@ -49,8 +49,8 @@ class Servers:
 
     broker_url: str
     store_url: str
-    nodes: tuple[LocalRabbitMQ, ...] = ()
-    redis: LocalRedis | None = None
+    nodes: tuple[PrivateRabbitMQ, ...] = ()
+    redis: PrivateRedis | None = None
     group: RedisGroup | None = None
     sentinel: Sentinel | None = None
     cluster: RabbitMQCluster | None = None

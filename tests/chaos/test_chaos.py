@@ -13,8 +13,8 @@ from tests.chaos.producer import quiet
 from tests.chaos.scenarios import ALL
 from tests.chaos.servers import Servers
 from tests.chaos.stage import Stage
-from tests.servers.rabbitmq import LocalRabbitMQ
-from tests.servers.redis import LocalRedis
+from tests.servers.rabbitmq import PrivateRabbitMQ
+from tests.servers.redis import PrivateRedis
 
 SEED = 3
 """It kills a consumer, freezes Redis, and closes all connections, and does not restart the broker, which takes long."""
@@ -22,8 +22,8 @@ SEED = 3
 
 @pytest.mark.chaos
 async def test_a_random_attack_breaks_no_promise(
-    private_rabbitmq: Callable[..., Awaitable[LocalRabbitMQ]],
-    private_redis: Callable[..., Awaitable[LocalRedis]],
+    private_rabbitmq: Callable[..., Awaitable[PrivateRabbitMQ]],
+    private_redis: Callable[..., Awaitable[PrivateRedis]],
     tmp_path: Path,
 ) -> None:
     quiet()

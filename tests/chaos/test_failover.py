@@ -19,8 +19,8 @@ from tests.chaos.scenarios import ALL
 from tests.chaos.servers import Servers
 from tests.chaos.stage import Stage
 from tests.servers.cluster import RabbitMQCluster
-from tests.servers.rabbitmq import LocalRabbitMQ
-from tests.servers.redis import LocalRedis
+from tests.servers.rabbitmq import PrivateRabbitMQ
+from tests.servers.redis import PrivateRedis
 from tests.servers.redis_group import RedisGroup
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
@@ -43,7 +43,7 @@ async def played(name: str, servers: Servers, folder: Path) -> Findings:
 @pytest.mark.cluster
 async def test_a_killed_node_of_the_broker_breaks_no_promise(
     rabbitmq_cluster: Callable[..., Awaitable[RabbitMQCluster]],
-    private_redis: Callable[..., Awaitable[LocalRedis]],
+    private_redis: Callable[..., Awaitable[PrivateRedis]],
     tmp_path: Path,
 ) -> None:
     cluster, redis = await rabbitmq_cluster(), await private_redis()
@@ -53,7 +53,7 @@ async def test_a_killed_node_of_the_broker_breaks_no_promise(
 
 
 async def test_a_failover_of_the_store_loses_and_reorders_no_turn(
-    private_rabbitmq: Callable[..., Awaitable[LocalRabbitMQ]], redis_group: RedisGroup, tmp_path: Path
+    private_rabbitmq: Callable[..., Awaitable[PrivateRabbitMQ]], redis_group: RedisGroup, tmp_path: Path
 ) -> None:
     rabbitmq, sentinel = await private_rabbitmq(), await redis_group.sentinel()
     servers = Servers(rabbitmq.url, sentinel.url, (rabbitmq,), group=redis_group, sentinel=sentinel)

@@ -16,7 +16,7 @@ import pytest
 
 from sdqueue.sessions.sealing.keyring import parse_keys
 from tests.cli.place import Place, expect_began, expect_end, expect_line
-from tests.servers.redis import LocalRedis
+from tests.servers.redis import PrivateRedis
 from tests.sessions.sealing.places import Place as AtRest
 from tests.sessions.sealing.places import spellings
 
@@ -203,7 +203,7 @@ async def test_keys_that_cannot_be_reached_are_waited_for(
     amqp_url: str,
     redis_url: str,
     namespace: str,
-    private_redis: Callable[..., Awaitable[LocalRedis]],
+    private_redis: Callable[..., Awaitable[PrivateRedis]],
 ) -> None:
     """Given a key store that stands still, then is gone: nothing is dead, nothing is taken for a new session."""
     redis = await private_redis("keys")

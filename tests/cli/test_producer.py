@@ -145,7 +145,7 @@ async def test_sigterm_lets_a_held_request_and_a_delivery_end(place: Place) -> N
 async def test_a_second_sigterm_ends_it_at_once(place: Place) -> None:
     install(place)
     env = {"SLOW": "1", "AGENT_S": "20"}
-    await place.start("consumer", "--agent", "noting:noting", env={"AGENT_S": "20"})
+    await place.start("consumer", "--agent", "noting:noting", "--grace-s", "0", env={"AGENT_S": "20"})
     process, url = await producer(place, env=env)
     holding = asyncio.create_task(say(url, "t", 1, path="/hold"))
     await expect_file(place.folder / "held")
@@ -159,7 +159,7 @@ async def test_a_second_sigterm_ends_it_at_once(place: Place) -> None:
 
 async def test_after_the_grace_period_it_ends_by_itself(place: Place) -> None:
     install(place)
-    await place.start("consumer", "--agent", "noting:noting", env={"AGENT_S": "20"})
+    await place.start("consumer", "--agent", "noting:noting", "--grace-s", "0", env={"AGENT_S": "20"})
     process, url = await producer(place, "--grace-s", "0.5")
     holding = asyncio.create_task(say(url, "t", 1, path="/hold"))
     await expect_file(place.folder / "held")

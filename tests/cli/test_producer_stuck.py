@@ -13,8 +13,8 @@ from sdqueue.brokers import RabbitMQBroker, Topology
 from tests.cli.place import Place
 from tests.cli.producing import expect_file, install, producer, say
 from tests.producers.egress.world import Publisher
-from tests.servers.rabbitmq import LocalRabbitMQ
-from tests.servers.redis import LocalRedis
+from tests.servers.rabbitmq import PrivateRabbitMQ
+from tests.servers.redis import PrivateRedis
 
 GRACE_S = 2
 
@@ -25,8 +25,8 @@ GRACE_S = 2
 async def test_it_ends_soon_after_its_grace_whatever_stands_still(
     place: Place,
     namespace: str,
-    private_rabbitmq: Callable[..., Awaitable[LocalRabbitMQ]],
-    private_redis: Callable[..., Awaitable[LocalRedis]],
+    private_rabbitmq: Callable[..., Awaitable[PrivateRabbitMQ]],
+    private_redis: Callable[..., Awaitable[PrivateRedis]],
     stuck: str,
     twice: bool,
 ) -> None:

@@ -16,7 +16,7 @@ from sdqueue.consumer import Consumer, ConsumerOptions
 from sdqueue.errors import PublishRejected
 from sdqueue.sessions import InMemorySessionStore, SessionWorker
 from tests.consumer.stand import PATIENCE_S, Watcher
-from tests.servers.rabbitmq import LocalRabbitMQ
+from tests.servers.rabbitmq import PrivateRabbitMQ
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(180)]
 
@@ -30,7 +30,7 @@ async def answer(text: str, history: object) -> str:
 class Place:
     """A namespace on a server, whose queues can be made small."""
 
-    def __init__(self, server: LocalRabbitMQ, broker: RabbitMQBroker) -> None:
+    def __init__(self, server: PrivateRabbitMQ, broker: RabbitMQBroker) -> None:
         self.server = server
         self.broker = broker
         self.watcher = Watcher()
@@ -56,7 +56,7 @@ class Place:
 
 
 @pytest.fixture
-async def place(private_rabbitmq: Callable[..., Awaitable[LocalRabbitMQ]], namespace: str) -> AsyncIterator[Place]:
+async def place(private_rabbitmq: Callable[..., Awaitable[PrivateRabbitMQ]], namespace: str) -> AsyncIterator[Place]:
     server = await private_rabbitmq()
     async with AsyncExitStack() as stack:
         broker = await stack.enter_async_context(RabbitMQBroker(server.url, Topology(namespace, 2)))

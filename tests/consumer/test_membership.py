@@ -28,7 +28,7 @@ from sdqueue.consumer.membership import (
 from sdqueue.consumer.membership.beating import BEAT_S, LIFE_S, Announcements, BeatingMembership
 from sdqueue.errors import StoreUnavailable
 from tests.consumer.stand import PATIENCE_S
-from tests.servers.redis import LocalRedis
+from tests.servers.redis import PrivateRedis
 
 Join = Callable[[str], BeatingMembership]
 
@@ -226,11 +226,11 @@ async def test_the_epoch_is_replaced_only_by_who_has_seen_it(
 
 
 @pytest_asyncio.fixture
-async def server(private_redis: Callable[..., Awaitable[LocalRedis]]) -> LocalRedis:
+async def server(private_redis: Callable[..., Awaitable[PrivateRedis]]) -> PrivateRedis:
     return await private_redis()
 
 
-async def test_a_redis_that_is_away_is_a_problem_and_then_a_gap(server: LocalRedis, namespace: str) -> None:
+async def test_a_redis_that_is_away_is_a_problem_and_then_a_gap(server: PrivateRedis, namespace: str) -> None:
     async with looking(RedisMembership(Topology(namespace, 4), server.url)) as a:
         before = await a.until(lambda s: s.members)
         server.pause()
@@ -241,7 +241,7 @@ async def test_a_redis_that_is_away_is_a_problem_and_then_a_gap(server: LocalRed
         await a.until(lambda s: not s.problem and not s.after_gap)
 
 
-async def test_a_redis_that_was_emptied_is_a_gap(server: LocalRedis, namespace: str) -> None:
+async def test_a_redis_that_was_emptied_is_a_gap(server: PrivateRedis, namespace: str) -> None:
     async with looking(RedisMembership(Topology(namespace, 4), server.url)) as a:
         first = await a.until(lambda s: s.members)
         assert not first.after_gap, "it is new, and has missed nothing"
@@ -249,7 +249,7 @@ async def test_a_redis_that_was_emptied_is_a_gap(server: LocalRedis, namespace: 
         await a.until(lambda s: s.after_gap)
 
 
-async def test_leaving_a_redis_that_is_away_does_not_take_long(server: LocalRedis, namespace: str) -> None:
+async def test_leaving_a_redis_that_is_away_does_not_take_long(server: PrivateRedis, namespace: str) -> None:
     async with looking(RedisMembership(Topology(namespace, 4), server.url)) as a:
         await a.until(lambda s: s.members)
         server.pause()

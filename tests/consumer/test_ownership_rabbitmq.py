@@ -25,8 +25,8 @@ from sdqueue.consumer.membership.beating import LIFE_S
 from sdqueue.messages import partition_of
 from sdqueue.sessions import RedisLockBackend, RedisSessionStore, SessionWorker
 from tests.consumer.stand import Watcher
-from tests.servers.rabbitmq import LocalRabbitMQ
-from tests.servers.redis import LocalRedis
+from tests.servers.rabbitmq import PrivateRabbitMQ
+from tests.servers.redis import PrivateRedis
 
 PARTITIONS = 16
 SETTLE_S = 60.0
@@ -225,7 +225,7 @@ def session_of(pool: Pool, queue: str) -> str:
 
 @pytest.mark.timeout(120)
 async def test_a_closed_connection_heals(
-    private_rabbitmq: Callable[..., Awaitable[LocalRabbitMQ]], redis_url: str, namespace: str
+    private_rabbitmq: Callable[..., Awaitable[PrivateRabbitMQ]], redis_url: str, namespace: str
 ) -> None:
     """The standbys have the partitions meanwhile; afterwards each owner is the active one again."""
     server = await private_rabbitmq()
@@ -258,7 +258,7 @@ async def is_right(pool: Pool, client: Client, roles: dict[str, Roles]) -> bool:
 
 @pytest.mark.timeout(120)
 async def test_partitions_stay_while_redis_sleeps(
-    amqp_url: str, namespace: str, private_redis: Callable[..., Awaitable[LocalRedis]]
+    amqp_url: str, namespace: str, private_redis: Callable[..., Awaitable[PrivateRedis]]
 ) -> None:
     """Turns wait, nobody takes anything from anybody, then or when it is back, and the turns are answered."""
     redis = await private_redis()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import secrets
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import docker  # type: ignore[import-untyped]  # docker ships no types
 from docker.errors import DockerException, ImageNotFound  # type: ignore[import-untyped]  # the same
@@ -17,9 +19,13 @@ from testcontainers.core.config import testcontainers_config
 from testcontainers.core.container import DockerContainer
 
 from tests.servers.process import Unavailable
+from tests.servers.undertaker import bury
 
 SILENCE_S: Final = 10.0
 """A pull that reports nothing for so long is given up: without a network the engine may wait for minutes."""
+
+LABEL: Final = "sdqueue.tests"
+"""On every container; its value is the folder of the run."""
 
 
 def ensure_image(image: str) -> None:
@@ -89,6 +95,43 @@ class Running:
             raise Unavailable(f"the container of {self.container.image} has ended:\n{log}")
 
 
+def ensure_here() -> None:
+    """See that the engine's containers can be in the network of this machine.
+
+    Raises:
+        Unavailable: the engine is on another machine, if only a virtual one.
+    """
+    client = docker.from_env()
+    try:
+        about = client.info()
+    finally:
+        client.close()
+    if not client.api.base_url.startswith("http+docker://") or "Desktop" in about["OperatingSystem"]:
+        raise Unavailable(f"the Docker engine ({about['Name']}) is not on this machine")
+
+
+def command_of(image: str) -> list[str]:
+    """The command that an image runs when none is given; the engine must have it."""
+    client = docker.from_env()
+    try:
+        return list(client.images.get(image).attrs["Config"]["Cmd"] or ())
+    finally:
+        client.close()
+
+
+def unstarted(image: str, **options: Any) -> DockerContainer:
+    """A container to be configured and started, which goes with this process, however that ends.
+
+    Parameters:
+        options: for the engine, as its Python library calls them.
+    """
+    # Ryuk, testcontainers' own watchdog, would be one more image to get.
+    testcontainers_config.ryuk_disabled = True
+    name = f"sdqueue-tests-{secrets.token_hex(6)}"
+    bury(name)
+    return DockerContainer(image, name=name, labels={LABEL: os.environ.get("SDQUEUE_TEST_RUN_FOLDER", "")}, **options)
+
+
 @contextmanager
 def container(image: str, port: int) -> Iterator[Running]:
     """Run the image, publishing its ``port``; nothing may listen there yet.
@@ -97,9 +140,7 @@ def container(image: str, port: int) -> Iterator[Running]:
         Unavailable: it cannot be run.
     """
     ensure_image(image)
-    # Ryuk, testcontainers' watchdog, would be one more image to pull; the keeper of the server stops the container.
-    testcontainers_config.ryuk_disabled = True
-    running = DockerContainer(image).with_exposed_ports(port)
+    running = unstarted(image).with_exposed_ports(port)
     try:
         running.start()
         address = Running(running, running.get_container_host_ip(), int(running.get_exposed_port(port)))

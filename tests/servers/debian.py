@@ -65,19 +65,20 @@ chroot "$root" apt-get clean
 
 
 class Debian(System):
-    """A release of Debian in ``<cache>/<suite>``.
+    """A release of Debian in a folder of the cache.
 
     Parameters:
         suite: its name, such as ``trixie``.
         environ: ``SDQUEUE_TEST_CACHE`` names the cache; by default it is ``sdqueue-tests`` in the user's.
+        folder: its name in the cache, where there is to be another one of the release.
     """
 
-    def __init__(self, suite: str, environ: Mapping[str, str]) -> None:
+    def __init__(self, suite: str, environ: Mapping[str, str], folder: str = "") -> None:
         self.suite = suite
         self.name = f"Debian {suite}"
         self.place = f"{self.name} here"
         users = Path(environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        self.root = Path(environ.get(CACHE_VARIABLE) or users / "sdqueue-tests").resolve() / suite
+        self.root = Path(environ.get(CACHE_VARIABLE) or users / "sdqueue-tests").resolve() / (folder or suite)
 
     @property
     def installed(self) -> bool:
@@ -127,7 +128,7 @@ class Debian(System):
         if not shutil.which("debootstrap"):
             raise Unavailable("debootstrap is not installed")
         self.root.parent.mkdir(parents=True, exist_ok=True)
-        with (self.root.parent / f"{self.suite}.lock").open("w") as lock:
+        with (self.root.parent / f"{self.root.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if self.installed:
                 return
@@ -144,7 +145,7 @@ class Debian(System):
         Raises:
             Unavailable: they cannot be installed.
         """
-        with (self.root.parent / f"{self.suite}.lock").open("w") as lock:
+        with (self.root.parent / f"{self.root.name}.lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             missing = [p for p in packages if not (self.root / f"var/lib/dpkg/info/{p}.list").exists()]
             if missing:

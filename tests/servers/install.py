@@ -42,8 +42,9 @@ def main() -> int:
         if not found:
             missing.append(kind.release(os.environ))
     _look_for_browser()
+    install_here([] if shutil.which("openssl") else ["openssl"])  # for deploy/security
     if missing and "local" in sources(os.environ):
-        _install_here([release.package for release in missing if release.system(os.environ) is MACHINE])
+        install_here([release.package for release in missing if release.system(os.environ) is MACHINE])
         for system in {release.suite: release.system(os.environ) for release in missing}.values():
             if isinstance(system, Debian):
                 _install_debian(system)
@@ -53,10 +54,11 @@ def main() -> int:
 def _look_for_browser() -> None:
     lacking = [package for package, program in BROWSER.items() if not shutil.which(program)]
     print(f"Chromium: {'not found' if lacking else shutil.which('chromium')}", flush=True)
-    _install_here(lacking)
+    install_here(lacking)
 
 
-def _install_here(packages: Sequence[str]) -> None:
+def install_here(packages: Sequence[str]) -> None:
+    """Install packages of this machine's Debian where that can be done, and say so where it cannot."""
     why_not = cannot_install()
     if why_not and packages:
         print(f"Not installing {' and '.join(packages)}: {why_not}. Tests that need them will not run.", flush=True)
@@ -65,13 +67,26 @@ def _install_here(packages: Sequence[str]) -> None:
 
 
 def _install_debian(system: Debian) -> None:
-    print(f"Installing {system.name} in {system.root}: it takes about a minute, and 500 MB.", flush=True)
-    if not shutil.which("debootstrap"):
-        _install_here(["debootstrap"])
     try:
-        system.install(packages(system.suite))
+        install_release(system, packages(system.suite))
     except Unavailable as why:
         print(f"{system.name} is not here: {why}. Tests that need it will not run.", flush=True)
+
+
+def install_release(system: Debian, packages: Sequence[str]) -> None:
+    """See that a release is there, with these packages.
+
+    Raises:
+        Unavailable: it cannot be had.
+    """
+    if not system.installed:
+        print(f"Installing {system.name} in {system.root}: it takes about a minute, and 500 MB.", flush=True)
+        if not shutil.which("debootstrap"):
+            if why_not := cannot_install():
+                raise Unavailable(f"debootstrap is not installed, and cannot be: {why_not}")
+            install(["debootstrap"])
+        system.install(packages)
+    system.add(packages)
 
 
 def cannot_install() -> str | None:

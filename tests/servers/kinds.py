@@ -71,6 +71,10 @@ class Kind:
     any_release: Release
     releases: tuple[Release, ...]
 
+    def image(self, environ: Mapping[str, str]) -> str:
+        """The container image: the one that is named, or that of the release."""
+        return environ.get(self.image_variable) or self.release(environ).image
+
     def release(self, environ: Mapping[str, str]) -> Release:
         """The release that the environment asks for: by name, or all servers of a suite of Debian.
 

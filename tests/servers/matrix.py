@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests import schedule
 from tests.servers import install
 from tests.servers.kinds import KINDS, SERVERS_VARIABLE
 from tests.servers.provide import find_source
@@ -89,7 +90,7 @@ def _missing() -> str:
 def _run(part: Part) -> tuple[bool, str]:
     """Run pytest, showing what it prints; whether all is good, and what came of it in a line."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *part.arguments]
+    command = [sys.executable, "-m", "pytest", "-q", *schedule.ARGUMENTS, *part.arguments]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     servers, result = "", "ended without a result"

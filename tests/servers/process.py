@@ -80,35 +80,22 @@ async def ended(process: subprocess.Popen[bytes], timeout: float) -> bool:
     return True
 
 
-class LocalServer(ABC):
-    """One private instance on a free port of 127.0.0.1, with a folder for its data, kept until :meth:`close`.
+class PrivateServer(ABC):
+    """A server of one test or module, which may do anything to it; address and data stay until :meth:`close`."""
 
-    Parameters:
-        folder: an empty folder, or one that does not exist yet.
-        system: has the server's programs.
-    """
-
-    def __init__(self, folder: Path, system: System = MACHINE) -> None:
-        self.folder = folder
-        self.system = system
+    def __init__(self) -> None:
         self.port = free_port()
-        self._process: subprocess.Popen[bytes] | None = None
         self._was_up = False
-        folder.mkdir(parents=True, exist_ok=True)
-
-    @classmethod
-    @abstractmethod
-    def missing(cls, system: System = MACHINE) -> str | None:
-        """What has to be installed for it, ``None`` if nothing."""
 
     @property
     @abstractmethod
     def url(self) -> str:
         """Its address; the same as long as it lives."""
 
+    @property
     @abstractmethod
-    def _launch(self) -> subprocess.Popen[bytes]:
-        """Start the process."""
+    def running(self) -> bool:
+        """Whether it runs; a paused one does."""
 
     @abstractmethod
     async def version(self) -> str:
@@ -118,25 +105,13 @@ class LocalServer(ABC):
             Unavailable: it does not answer.
         """
 
-    def _choose_ports(self) -> None:
-        """Take other ports; two runs may have picked the same one."""
-        self.port = free_port()
-
-    @property
-    def running(self) -> bool:
-        """Whether the process exists; a paused one does."""
-        return self._process is not None and self._process.poll() is None
-
-    @property
-    def pid(self) -> int:
-        """The server's process id.
+    @abstractmethod
+    async def _begin(self) -> None:
+        """Start it, without waiting until it answers.
 
         Raises:
-            ServerFailed: it is not running.
+            ServerFailed: it cannot be started.
         """
-        if self._process is None or self._process.poll() is not None:
-            raise ServerFailed(f"{type(self).__name__} in {self.folder} is not running")
-        return self._process.pid
 
     async def start(self) -> Self:
         """Start it if it is not running, and return when it answers.
@@ -147,12 +122,12 @@ class LocalServer(ABC):
         if self.running:
             return self
         for attempts_left in (2, 1, 0):
-            self._process = self._launch()
             try:
+                await self._begin()
                 await self._answers()
             except ServerFailed as error:
                 await self.kill()
-                taken = "in use" in f"{error}" or "eaddrinuse" in f"{error}"
+                taken = any(words in f"{error}" for words in ("in use", "eaddrinuse", "already allocated"))
                 if self._was_up or not taken or not attempts_left:
                     raise
                 self._choose_ports()
@@ -175,8 +150,85 @@ class LocalServer(ABC):
             else:
                 return
 
+    def _choose_ports(self) -> None:
+        """Take other ports; two runs may have picked the same one."""
+        self.port = free_port()
+
+    @abstractmethod
     async def stop(self) -> None:
         """Stop it in an orderly way; its data stay. Nothing happens if it is not running."""
+
+    @abstractmethod
+    async def kill(self) -> None:
+        """Kill it as a power cut would; its data stay."""
+
+    async def restart(self) -> None:
+        """Stop it and start it again, with the same address and data."""
+        await self.stop()
+        await self.start()
+
+    @abstractmethod
+    def pause(self) -> None:
+        """Freeze it: connections stay open and nothing answers."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Let a frozen one go on."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Kill it and remove all that it has left."""
+
+    @abstractmethod
+    def log(self) -> str:
+        """The end of what it has written."""
+
+
+class LocalServer(PrivateServer):
+    """One on a free port of 127.0.0.1, with a folder for its data.
+
+    Parameters:
+        folder: an empty folder, or one that does not exist yet.
+        system: has the server's programs.
+    """
+
+    def __init__(self, folder: Path, system: System = MACHINE) -> None:
+        super().__init__()
+        self.folder = folder
+        self.system = system
+        self._process: subprocess.Popen[bytes] | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @classmethod
+    @abstractmethod
+    def missing(cls, system: System = MACHINE) -> str | None:
+        """What has to be installed for it, ``None`` if nothing."""
+
+    @abstractmethod
+    def _launch(self) -> subprocess.Popen[bytes]:
+        """Start the process."""
+
+    async def _begin(self) -> None:
+        self._process = self._launch()
+
+    @property
+    def running(self) -> bool:
+        """Whether the process exists; a paused one does."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """The server's process id.
+
+        Raises:
+            ServerFailed: it is not running.
+        """
+        if self._process is None or self._process.poll() is not None:
+            raise ServerFailed(f"{type(self).__name__} in {self.folder} is not running")
+        return self._process.pid
+
+    async def stop(self) -> None:
+        """As in :class:`PrivateServer`."""
         if self._process is not None and self.running:
             self.resume()
             self._process.terminate()
@@ -184,20 +236,15 @@ class LocalServer(ABC):
         await self.kill()
 
     async def kill(self) -> None:
-        """Kill it as a power cut would; its data stay."""
+        """As in :class:`PrivateServer`."""
         self._kill()
 
-    async def restart(self) -> None:
-        """Stop it and start it again, with the same address and data."""
-        await self.stop()
-        await self.start()
-
     def pause(self) -> None:
-        """Freeze it: connections stay open and nothing answers."""
+        """As in :class:`PrivateServer`."""
         os.kill(self.pid, signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let a frozen one go on."""
+        """As in :class:`PrivateServer`."""
         os.kill(self.pid, signal.SIGCONT)
 
     def close(self) -> None:
@@ -210,7 +257,7 @@ class LocalServer(ABC):
         self._process = None
 
     def log(self) -> str:
-        """The end of what it has written."""
+        """As in :class:`PrivateServer`."""
         lines: list[str] = []
         for path in sorted(self.folder.rglob("*.log")):
             lines += path.read_text(errors="replace").splitlines()[-30:]

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.servers.kinds import KINDS, Kind, Release
-from tests.servers.process import START_TIMEOUT_S, LocalServer, ServerFailed, Unavailable
+from tests.servers.kinds import KINDS, REDIS, Kind, Release
+from tests.servers.process import START_TIMEOUT_S, LocalServer, PrivateServer, ServerFailed, Unavailable
+from tests.servers.redis_group import RedisGroup
 
 SOURCES: Final = ("environment", "container", "local")
+
+PRIVATE: Final = ("container", "local")
+"""Sources of servers that a test may stop, kill and freeze."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,49 @@ def find_source(kind: Kind, environ: Mapping[str, str]) -> tuple[str | None, lis
     return None, tried
 
 
+def find_private_source(kind: Kind, environ: Mapping[str, str]) -> str:
+    """Which of :data:`PRIVATE` gives private servers; nothing is started.
+
+    Raises:
+        NoServer: none does; the message says why.
+        ValueError: as :func:`sources`.
+    """
+    tried: list[str] = []
+    for source in PRIVATE:
+        try:
+            if source not in sources(environ):
+                raise Unavailable("SDQUEUE_TEST_SOURCES excludes it")
+            _look(kind, source, environ)
+        except Unavailable as why:
+            tried.append(f"{source}: {why}")
+        else:
+            return source
+    raise NoServer(f"no {kind.name}: a private instance is needed; {'; '.join(tried)}")
+
+
+def private_server(kind: Kind, source: str, environ: Mapping[str, str], folder: Path) -> PrivateServer:
+    """One from a source that :func:`find_private_source` has found; the caller starts and closes it.
+
+    Parameters:
+        folder: for its data, where it is no container.
+
+    Raises:
+        Unavailable: the source has it no more.
+    """
+    if source == "container":
+        from tests.servers.contained import CONTAINED  # slow to import, and not always needed
+
+        return CONTAINED[kind.marker](kind.image(environ))
+    return _private(kind, kind.release(environ), environ, folder)
+
+
 def _look(kind: Kind, source: str, environ: Mapping[str, str]) -> str:
     if source == "environment":
         return f"{asyncio.run(_asked(kind, environ))} at {kind.address}"
     if source == "container":
         from tests.servers.containers import ensure_image  # slow to import, and not always needed
 
-        image = environ.get(kind.image_variable) or kind.release(environ).image
+        image = kind.image(environ)
         ensure_image(image)
         return f"container {image}"
     system = kind.release(environ).system(environ)
@@ -82,6 +122,15 @@ def _look(kind: Kind, source: str, environ: Mapping[str, str]) -> str:
     if missing:
         raise Unavailable(missing)
     return system.place
+
+
+def private_group(source: str, environ: Mapping[str, str], folder: Path) -> RedisGroup:
+    """Redis processes that belong together, as :func:`private_server`."""
+    if source == "container":
+        from tests.servers.contained import ContainerRedisGroup  # slow to import, and not always needed
+
+        return ContainerRedisGroup(folder, REDIS.image(environ))
+    return RedisGroup(folder, REDIS.release(environ).system(environ))
 
 
 @asynccontextmanager
@@ -130,7 +179,7 @@ async def _asked(kind: Kind, environ: Mapping[str, str]) -> str:
 async def _container(kind: Kind, environ: Mapping[str, str], _: Path) -> AsyncIterator[tuple[str, str, str]]:
     from tests.servers.containers import container  # slow to import, and not always needed
 
-    image = environ.get(kind.image_variable) or kind.release(environ).image
+    image = kind.image(environ)
     with container(image, kind.port) as running:
         url = kind.url.format(host=running.host, port=running.port)
         deadline = asyncio.get_running_loop().time() + START_TIMEOUT_S

@@ -20,8 +20,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from tests import schedule
 from tests.servers.debian import Debian
-from tests.servers.install import cannot_install, install
+from tests.servers.install import install_release
 from tests.servers.kinds import packages
 from tests.servers.pip import pip_settings
 from tests.servers.process import Unavailable
@@ -109,7 +110,7 @@ class Python:
         on = f"{self.name}, superdialog {self.version('superdialog')}"
         print(f"\n== {on}: {what}", flush=True)
         started = time.monotonic()
-        command = (self._venv / "bin" / "python", "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile", *arguments)
+        command = (self._venv / "bin" / "python", "-m", "pytest", "-q", *schedule.ARGUMENTS, *arguments)
         process = subprocess.Popen(
             self._system.command(command, ROOT), env=_environment(), stdout=subprocess.PIPE, text=True
         )
@@ -135,14 +136,7 @@ class Python:
 
 def _install(system: Debian) -> None:
     """See that the release is there, with a Python that can make environments."""
-    if not system.installed:
-        print(f"Installing {system.name} in {system.root}: it takes about a minute, and 500 MB.", flush=True)
-        if not shutil.which("debootstrap"):
-            if why_not := cannot_install():
-                raise Unavailable(f"debootstrap is not installed, and cannot be: {why_not}")
-            install(["debootstrap"])
-        system.install([*packages(system.suite), *PACKAGES])
-    system.add(PACKAGES)
+    install_release(system, [*packages(system.suite), *PACKAGES])
     for name in ("/etc/resolv.conf", "/etc/hosts", "/etc/ssl/certs/ca-certificates.crt"):
         if Path(name).exists():  # the machine's own, since it may know authorities that Debian does not
             inside = system.root / name.removeprefix("/")

@@ -6,6 +6,7 @@ import asyncio
 import os
 import secrets
 import subprocess
+from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -15,17 +16,21 @@ import aiormq
 from aiormq.exceptions import AMQPError
 
 from tests.servers.epmd import Epmd
-from tests.servers.process import LocalServer, ServerFailed, Unavailable, free_port, launch
+from tests.servers.process import LocalServer, PrivateServer, ServerFailed, Unavailable, free_port, launch
 from tests.servers.system import MACHINE, System
 
-CONFIGURATION: Final = """
-listeners.tcp.1 = 127.0.0.1:{port}
+LIMITS: Final = """
 vm_memory_high_watermark.absolute = 1GiB
 disk_free_limit.absolute = 1MB
 raft.wal_max_size_bytes = 67108864
+"""
+"""What a private node may use, and can do with; tests that cause an alarm go back to it."""
+
+CONFIGURATION: Final = f"""
+listeners.tcp.1 = 127.0.0.1:{{port}}
 log.console = false
 log.file.level = warning
-"""
+{LIMITS}"""
 
 MEMBERS: Final = """
 cluster_formation.peer_discovery_backend = classic_config
@@ -70,8 +75,28 @@ def _scripts(system: System) -> Path | None:
     return None
 
 
-class LocalRabbitMQ(LocalServer):
-    """A private RabbitMQ node.
+class PrivateRabbitMQ(PrivateServer):
+    """A private RabbitMQ node, wherever it runs."""
+
+    async def version(self) -> str:
+        """As :func:`version`."""
+        return await version(self.url)
+
+    async def ctl(self, *arguments: str) -> str:
+        """Run ``rabbitmqctl`` on it and return what it says.
+
+        Raises:
+            ServerFailed: the command failed; the message has its output.
+        """
+        return await self.tool("rabbitmqctl", *arguments)
+
+    @abstractmethod
+    async def tool(self, script: str, *arguments: str) -> str:
+        """Run another of RabbitMQ's commands, as :meth:`ctl`."""
+
+
+class LocalRabbitMQ(LocalServer, PrivateRabbitMQ):
+    """One of this machine's programs, or of another release of Debian.
 
     Parameters:
         folder, system: as in :class:`LocalServer`.
@@ -99,20 +124,8 @@ class LocalRabbitMQ(LocalServer):
         """Its address, the default virtual host."""
         return f"amqp://guest:guest@127.0.0.1:{self.port}/"
 
-    async def version(self) -> str:
-        """As :func:`version`."""
-        return await version(self.url)
-
-    async def ctl(self, *arguments: str) -> str:
-        """Run ``rabbitmqctl`` on it and return what it says.
-
-        Raises:
-            ServerFailed: the command failed; the message has its output.
-        """
-        return await self.tool("rabbitmqctl", *arguments)
-
     async def tool(self, script: str, *arguments: str) -> str:
-        """Run another of RabbitMQ's commands, as :meth:`ctl`."""
+        """As in :class:`PrivateRabbitMQ`."""
         process = await asyncio.create_subprocess_exec(
             *self._command(script, "--quiet", *arguments), env=self._environment(), stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Final
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from tests.servers.process import LocalServer, Unavailable, launch
+from tests.servers.process import LocalServer, PrivateServer, Unavailable, launch
 from tests.servers.system import MACHINE, System
 
 
@@ -33,8 +34,25 @@ async def version(url: str) -> str:
     return f"Redis {about['redis_version']}"
 
 
-class LocalRedis(LocalServer):
-    """A private Redis. It appends every write to a file, so that a restart keeps the data."""
+class PrivateRedis(PrivateServer):
+    """A private Redis, wherever it runs. It appends every write to a file, so that a restart keeps the data."""
+
+    async def version(self) -> str:
+        """As :func:`version`."""
+        return await version(self.url)
+
+    async def flush(self) -> None:
+        """Empty it, as a server that lost its data."""
+        async with Redis.from_url(self.url) as client:
+            await client.flushall()
+
+
+DURABLE: Final = {"save": "", "appendonly": "yes", "loglevel": "warning"}
+"""The options of a private one."""
+
+
+class LocalRedis(LocalServer, PrivateRedis):
+    """One of this machine's programs, or of another release of Debian."""
 
     @classmethod
     def missing(cls, system: System = MACHINE) -> str | None:
@@ -46,22 +64,10 @@ class LocalRedis(LocalServer):
         """Its address, database 0."""
         return f"redis://127.0.0.1:{self.port}/0"
 
-    async def version(self) -> str:
-        """As :func:`version`."""
-        return await version(self.url)
-
-    async def flush(self) -> None:
-        """Empty it, as a server that lost its data."""
-        async with Redis.from_url(self.url) as client:
-            await client.flushall()
-
     def _launch(self) -> subprocess.Popen[bytes]:
         command = redis_server(self.system)
         if command is None:
             raise Unavailable(self.system.lacks("redis-server"))
-        options = {
-            "port": self.port, "bind": "127.0.0.1", "dir": self.folder, "save": "", "appendonly": "yes",
-            "loglevel": "warning",
-        }  # fmt: skip
+        options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, **DURABLE}
         words = [str(word) for name, value in options.items() for word in (f"--{name}", value)]
         return launch(self.system.command([command, *words], self.folder), self.folder / "server.log")

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from tests.servers.process import Unavailable, free_port, launch, reap
+from tests.servers.process import Unavailable, free_port, launch
 from tests.servers.redis import redis_server
-from tests.servers.system import System
+from tests.servers.system import MACHINE, System
 
 SERVICE: Final = "main"
 """What Sentinel calls the primary."""
@@ -39,19 +38,31 @@ class Sentinel:
         return f"redis+sentinel://127.0.0.1:1,127.0.0.1:{self.sentinel}/{SERVICE}/0?socket_timeout=1"
 
 
-class RedisGroup:
-    """Redis processes of one test, on free ports."""
+class Process(Protocol):
+    """What is known of one of them."""
 
-    def __init__(self, folder: Path, system: System) -> None:
+    def kill(self) -> None:
+        """As a power cut would."""
+
+    def wait(self) -> Any:
+        """Until it is gone."""
+
+
+class RedisGroup:
+    """Redis processes of one test, on free ports of 127.0.0.1.
+
+    Parameters:
+        folder: for the data of all; it exists.
+        system: has the program.
+    """
+
+    def __init__(self, folder: Path, system: System = MACHINE) -> None:
         self.folder = folder
         self._system = system
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._processes: list[Process] = []
 
     def launch(self, *options: str, config: str | None = None) -> int:
         """One more; a free port is put in place of ``{port}``. Returns the port."""
-        program = redis_server(self._system)
-        if program is None:
-            raise Unavailable(self._system.lacks("redis-server"))
         port = free_port()
         folder = self.folder / str(port)
         folder.mkdir()
@@ -60,9 +71,14 @@ class RedisGroup:
             (folder / "server.conf").write_text(config.format(port=port))
             words = [str(folder / "server.conf"), *words]
         common = ["--bind", "127.0.0.1", "--dir", str(folder), "--save", "", "--appendonly", "no"]
-        command = self._system.command([program, *words, *common], folder)
-        self._processes.append(launch(command, folder / "server.log"))
+        self._processes.append(self._launch([*words, *common], folder))
         return port
+
+    def _launch(self, words: Sequence[str], folder: Path) -> Process:
+        program = redis_server(self._system)
+        if program is None:
+            raise Unavailable(self._system.lacks("redis-server"))
+        return launch(self._system.command([program, *words], folder), folder / "server.log")
 
     async def sentinel(self) -> Sentinel:
         """A primary that is watched, with a replica that follows it. A dead primary is replaced after half a second."""
@@ -98,12 +114,14 @@ class RedisGroup:
 
     def kill(self, index: int) -> None:
         """Kill one, by its place in the order of starting, as a power cut would."""
-        reap(self._processes[index])
+        self._processes[index].kill()
+        self._processes[index].wait()
 
     def close(self) -> None:
         """Kill all."""
         for process in self._processes:
-            reap(process)
+            process.kill()
+            process.wait()
 
 
 async def until(check: Callable[..., Awaitable[Any]], *args: Any, timeout_s: float = 30.0) -> Any:

@@ -16,7 +16,7 @@ from typing import IO, Final, Self
 
 from tests.servers.keeper import held
 from tests.servers.kinds import KINDS, Kind
-from tests.servers.provide import NoServer, Server
+from tests.servers.provide import NoServer, Server, find_private_source
 
 END_TIMEOUT_S: Final = 20.0
 
@@ -65,6 +65,32 @@ class Run:
             raise NoServer(about["missing"])
         self.used[kind.marker] = Server(**about)
         return self.used[kind.marker]
+
+    def private_source(self, kind: Kind) -> str:
+        """Where private servers come from: looked for once a run, since an engine may take its time over an image.
+
+        Raises:
+            NoServer: from nowhere; the message says what was tried.
+        """
+        found = self.folder / f"{kind.marker}.source"
+        with (self.folder / f"{kind.marker}.source-lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not found.exists():
+                try:
+                    about = {"source": find_private_source(kind, os.environ)}
+                except (NoServer, ValueError) as error:
+                    about = {"missing": f"{error}"}
+                found.write_text(json.dumps(about))
+        about = json.loads(found.read_text())
+        if "missing" in about:
+            raise NoServer(about["missing"])
+        return str(about["source"])
+
+    def private_sources(self) -> dict[str, str]:
+        """Where private servers came from so far, by marker."""
+        found = {marker: self.folder / f"{marker}.source" for marker in KINDS}
+        about = {marker: json.loads(path.read_text()) for marker, path in found.items() if path.exists()}
+        return {marker: said["source"] for marker, said in about.items() if "source" in said}
 
     def servers(self) -> list[Server]:
         """Those that were got so far."""

@@ -21,11 +21,11 @@ from sdqueue.sessions.record import SessionRecord
 from sdqueue.sessions.redis.keys import KeySpace
 from sdqueue.sessions.stores.redis import RedisSessionStore
 from sdqueue.testing.records import end, make_record, say
-from tests.servers.redis import LocalRedis
+from tests.servers.redis import PrivateRedis
 
 pytestmark = [pytest.mark.redis, pytest.mark.chaos]
 
-PrivateRedis = Callable[..., Awaitable[LocalRedis]]
+MakeRedis = Callable[..., Awaitable[PrivateRedis]]
 
 HOLDER = """
 import asyncio, sys
@@ -145,7 +145,7 @@ async def test_a_living_holder_is_not_taken_for_dead(
         assert record.metadata == {"by": "holder"}
 
 
-async def test_a_paused_redis_stops_the_work_before_the_lock_ends(private_redis: PrivateRedis, namespace: str) -> None:
+async def test_a_paused_redis_stops_the_work_before_the_lock_ends(private_redis: MakeRedis, namespace: str) -> None:
     """No renewal gets through: LockLost before anybody else could have the lock, and nothing stays afterwards."""
     server, ttl_s = await private_redis(), 2.0
     locks = RedisLockBackend(f"{server.url}?socket_timeout=1", namespace=namespace, ttl_s=ttl_s)
@@ -169,7 +169,7 @@ async def test_a_paused_redis_stops_the_work_before_the_lock_ends(private_redis:
     await other.aclose()
 
 
-async def test_a_short_pause_of_redis_harms_nobody(private_redis: PrivateRedis, namespace: str) -> None:
+async def test_a_short_pause_of_redis_harms_nobody(private_redis: MakeRedis, namespace: str) -> None:
     """All heartbeats end while Redis sleeps for 1.8 s: when it wakes, a waiter must not take the holder for dead."""
     server = await private_redis()
     locks, other = (RedisLockBackend(server.url, namespace=namespace) for _ in range(2))
@@ -193,7 +193,7 @@ async def test_a_short_pause_of_redis_harms_nobody(private_redis: PrivateRedis, 
     await other.aclose()
 
 
-async def test_an_emptied_redis_stops_the_work(private_redis: PrivateRedis, namespace: str) -> None:
+async def test_an_emptied_redis_stops_the_work(private_redis: MakeRedis, namespace: str) -> None:
     """FLUSHALL while a lock is held: somebody else may have it now, so the holder is stopped at its next renewal."""
     server = await private_redis()
     locks = RedisLockBackend(server.url, namespace=namespace, ttl_s=1.0)
@@ -208,7 +208,7 @@ async def test_an_emptied_redis_stops_the_work(private_redis: PrivateRedis, name
     await locks.aclose()
 
 
-async def test_a_save_into_an_emptied_redis_is_refused(private_redis: PrivateRedis, namespace: str) -> None:
+async def test_a_save_into_an_emptied_redis_is_refused(private_redis: MakeRedis, namespace: str) -> None:
     """FLUSHALL in a turn, before the watchdog knows: the save says that the lock is lost, and writes nothing."""
     server = await private_redis()
     store, locks = RedisSessionStore(server.url, namespace=namespace), RedisLockBackend(server.url, namespace=namespace)
@@ -225,7 +225,7 @@ async def test_a_save_into_an_emptied_redis_is_refused(private_redis: PrivateRed
     await locks.aclose()
 
 
-async def test_it_connects_again_after_a_restart(private_redis: PrivateRedis, namespace: str) -> None:
+async def test_it_connects_again_after_a_restart(private_redis: MakeRedis, namespace: str) -> None:
     """Without anybody's help: errors while Redis is away, and everything as before when it is back."""
     server = await private_redis()
     store, locks = RedisSessionStore(server.url, namespace=namespace), RedisLockBackend(server.url, namespace=namespace)
@@ -251,7 +251,7 @@ async def test_it_connects_again_after_a_restart(private_redis: PrivateRedis, na
     await locks.aclose()
 
 
-async def test_an_attempt_without_an_answer_leaves_no_lock(private_redis: PrivateRedis, namespace: str) -> None:
+async def test_an_attempt_without_an_answer_leaves_no_lock(private_redis: MakeRedis, namespace: str) -> None:
     """Redis is paused, the attempt gives up, Redis wakes and reads it all the same: the lock is given back soon."""
     server = await private_redis()
     store = RedisSessionStore(f"{server.url}?socket_timeout=0.5", namespace=namespace)
@@ -276,7 +276,7 @@ async def test_an_attempt_without_an_answer_leaves_no_lock(private_redis: Privat
 
 
 async def test_a_save_without_an_answer_says_so_and_gives_the_lock_back(
-    private_redis: PrivateRedis, namespace: str
+    private_redis: MakeRedis, namespace: str
 ) -> None:
     """Redis is paused during the save: it may or may not have happened, and is not sent twice; the session goes on."""
     server = await private_redis()
@@ -303,7 +303,7 @@ async def test_a_save_without_an_answer_says_so_and_gives_the_lock_back(
     await locks.aclose()
 
 
-async def test_cancelling_does_not_wait_for_a_paused_redis(private_redis: PrivateRedis, namespace: str) -> None:
+async def test_cancelling_does_not_wait_for_a_paused_redis(private_redis: MakeRedis, namespace: str) -> None:
     """A turn is interrupted while it waits for a lock and Redis sleeps: it ends at once, and leaves the line later."""
     server = await private_redis()
     locks = RedisLockBackend(server.url, namespace=namespace)

@@ -24,7 +24,7 @@ from sdqueue.messages import OutboundReply
 from sdqueue.sessions import SessionWorker
 from sdqueue.settings import Settings
 from sdqueue.streaming import LogLimits, RedisDeltaLog
-from tests.servers.redis import LocalRedis
+from tests.servers.redis import PrivateRedis
 
 WHOLE = "".join(f"2:{number} " for number in range(1, 6))
 
@@ -162,7 +162,7 @@ async def test_deltas_stand_before_the_final_reply_on_both_ways(amqp_url: str, n
 
 
 async def test_a_redis_that_stands_still_holds_up_no_final_reply(
-    amqp_url: str, namespace: str, private_redis: Callable[..., Awaitable[LocalRedis]]
+    amqp_url: str, namespace: str, private_redis: Callable[..., Awaitable[PrivateRedis]]
 ) -> None:
     """Only the log is in that Redis. What was kept back is written when it goes on."""
     redis = await private_redis()

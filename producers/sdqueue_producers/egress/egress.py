@@ -73,8 +73,9 @@ class Egress:
         caps = self._channel.caps
         self._lanes = Lanes(desk, options, shows_deltas=caps.can_edit or caps.native_stream, on_defect=self._fail)
         self._queue = RepliesQueue(
-            self._broker, name, self._lanes.take, self._lanes.drop, observer, prefetch=options.prefetch
-        )
+            self._broker, name, self._lanes.take, self._lanes.drop, observer,
+            prefetch=options.prefetch, declare=options.declare,
+        )  # fmt: skip
         self._tasks = [
             self._supervised(self._queue.run, "queue"),
             self._supervised(self._outbox.run, "outbox"),
@@ -101,6 +102,10 @@ class Egress:
                 self._failed.cancel()
             elif not self._failed.cancelled():
                 self._failed.exception()  # whoever did not wait for it does not want to know
+
+    async def wait_ready(self) -> None:
+        """Wait until the queue of the channel is there and subscribed; replies sent earlier may have found none."""
+        await self._queue.wait_taken()
 
     async def wait_failed(self) -> None:
         """Wait until something that nobody has foreseen has gone wrong, and raise it; the process had better end.

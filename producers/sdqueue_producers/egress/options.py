@@ -29,6 +29,7 @@ class EgressOptions:
         ask_again_s: how long to wait before a platform is asked again for a message that it did not know of;
             they index late.
         grace_s: how long deliveries in flight may take at the end.
+        declare: whether the channel's queue is made where it is missing.
     """
 
     on_ambiguous: OnAmbiguous = OnAmbiguous.RESEND
@@ -43,6 +44,7 @@ class EgressOptions:
     call_timeout_s: float = 60.0
     ask_again_s: float = 1.0
     grace_s: float = 10.0
+    declare: bool = True
 
     @classmethod
     def of(cls, settings: Settings, channel: str) -> Self:
@@ -53,4 +55,5 @@ class EgressOptions:
             # A reply is delivered again within hours, if at all: 0 would show it twice.
             kept_ids_s=max(settings.kept_ids_s, 3600.0),
             grace_s=settings.grace_s,
+            declare=settings.apply,
         )

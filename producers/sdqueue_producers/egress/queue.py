@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from sdqueue.brokers import Broker, Delivery, Subscription
+from sdqueue.brokers import Broker, Delivery, Subscription, egress_queue
 from sdqueue.errors import BrokerError
 from sdqueue_producers.observer import ProducerObserver
 
@@ -27,6 +28,7 @@ class RepliesQueue:
         on_lost: told of a subscription that has ended.
         observer: told of gains and losses.
         prefetch: deliveries in hand.
+        declare: whether the queue is made where it is missing; otherwise it is waited for.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class RepliesQueue:
         observer: ProducerObserver,
         *,
         prefetch: int,
+        declare: bool = True,
     ) -> None:
         self._broker = broker
         self._channel = channel
@@ -45,7 +48,13 @@ class RepliesQueue:
         self._on_lost = on_lost
         self._observer = observer
         self._prefetch = prefetch
+        self._declare = declare
         self._subscription: Subscription | None = None
+        self._taken = asyncio.Event()
+
+    async def wait_taken(self) -> None:
+        """Wait until it has been subscribed for the first time: from then on, no reply misses the queue."""
+        await self._taken.wait()
 
     async def run(self) -> None:
         """Stay subscribed, until cancelled; the last subscription is left to :meth:`close`."""
@@ -57,6 +66,7 @@ class RepliesQueue:
             )
             subscription: Subscription = await retrying(self._subscribe)
             self._subscription = subscription
+            self._taken.set()
             self._observer.queue_taken(channel=self._channel)
             reason = await subscription.wait_lost()
             self._on_lost(subscription)
@@ -71,7 +81,7 @@ class RepliesQueue:
             await subscription.close()
 
     async def _subscribe(self) -> Subscription:
-        queue = await self._broker.declare_egress(self._channel)
+        queue = await egress_queue(self._broker, self._channel, declare=self._declare)
         return await self._broker.subscribe(queue, self._on_delivery, prefetch=self._prefetch)
 
     def _refused(self, state: RetryCallState) -> None:

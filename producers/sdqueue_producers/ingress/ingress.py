@@ -70,7 +70,9 @@ class Ingress:
             raise ConfigurationError(f"two channels are called {_twice([c.name for c in channels])!r}")
         self._observer = ProducerObserver() if observer is None else observer
         self._typing = TypingIndicators(state, self.options, self._observer)
-        self._publisher = Publisher(client, state, self.options.kept_ids_s, self._observer, self._typing.begin)
+        self._publisher = Publisher(
+            client, state, self.options.kept_ids_s, self._observer, self._typing.begin, declare=self.options.declare
+        )
         self._readiness = Readiness(broker=Handover(client)) if readiness is None else readiness
         self._publishing: set[asyncio.Task[None]] = set()
         self._listening: set[asyncio.Task[None]] = set()

@@ -31,6 +31,7 @@ class Publisher:
         kept_ids_s: seconds that it is to know them.
         observer: hears of it.
         on_published: called with each turn that the broker has.
+        declare: whether the queue of a channel's replies is made where it is missing.
     """
 
     def __init__(
@@ -40,12 +41,15 @@ class Publisher:
         kept_ids_s: float,
         observer: ProducerObserver,
         on_published: OnPublished,
+        *,
+        declare: bool = True,
     ) -> None:
         self._client = client
         self._state = state
         self._kept_ids_s = kept_ids_s
         self._observer = observer
         self._on_published = on_published
+        self._declare = declare
         self._queues = SessionQueues()
         self._kept: set[str] = set()
 
@@ -137,7 +141,7 @@ class Publisher:
     async def _keep_replies(self, channel: Channel, until: float) -> None:
         """A turn may be answered before any egress of its channel has run, and the answer must not be dropped."""
         if channel.name not in self._kept:
-            await self._client.keep_replies(channel.name, timeout=_left(until))
+            await self._client.keep_replies(channel.name, declare=self._declare, timeout=_left(until))
             self._kept.add(channel.name)
 
     def _published(self, channel: Channel, turn: InboundTurn) -> None:

@@ -119,10 +119,13 @@ class Producer:
                     await self._begin(lambda up: self._take(channels, client, state, listening, up))
                 if await prepare(broker, self._stopping):
                     if self._parts.egress:
-                        for channel in channels:
-                            await self._begin(partial(self._deliver, channel, broker, state))
-                    self._up = True
-                    ready()
+                        deliveries = (
+                            self._begin(partial(self._deliver, channel, broker, state)) for channel in channels
+                        )
+                        await asyncio.gather(*deliveries)
+                    if not self._stopping.is_set():
+                        self._up = True
+                        ready()
                     await self._one_ends()
             finally:
                 # All parts end at the same time, each within the grace period: none waits for another.
@@ -169,17 +172,19 @@ class Producer:
     async def _deliver(self, channel: Channel, broker: Broker, state: ProducerState, up: asyncio.Event) -> None:
         options = EgressOptions.of(self._settings, channel.name)
         async with Egress(channel, broker, state, options, self._observer) as egress:
-            up.set()
             failing = asyncio.create_task(egress.wait_failed())
             stopping = asyncio.create_task(self._stopping.wait())
+            taking = asyncio.create_task(egress.wait_ready())
             try:
+                await asyncio.wait({failing, stopping, taking}, return_when=asyncio.FIRST_COMPLETED)
+                up.set()
                 await asyncio.wait({failing, stopping}, return_when=asyncio.FIRST_COMPLETED)
                 if failing.done():
                     failing.result()
             finally:
-                failing.cancel()
-                stopping.cancel()
-                await asyncio.wait({failing, stopping})
+                for task in (failing, stopping, taking):
+                    task.cancel()
+                await asyncio.wait({failing, stopping, taking})
 
     async def _begin(self, part: Callable[[asyncio.Event], Coroutine[Any, Any, None]]) -> None:
         up = asyncio.Event()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Self, TypeVar
 
 from aiormq import spec
@@ -15,6 +15,7 @@ from sdqueue.brokers.rabbitmq import declare
 from sdqueue.brokers.rabbitmq.channel import ChannelLost
 from sdqueue.brokers.rabbitmq.connection import Connection
 from sdqueue.brokers.rabbitmq.publisher import Publisher
+from sdqueue.brokers.rabbitmq.rights import ACCESS_REFUSED, Right, lacking, refused
 from sdqueue.brokers.rabbitmq.subscription import RabbitMQSubscription
 from sdqueue.brokers.rabbitmq.supervisor import Supervisor
 from sdqueue.brokers.topology import Binding, Queue, Topology
@@ -106,6 +107,7 @@ class RabbitMQBroker:
         return await self._subscribe(
             lambda: RabbitMQSubscription(queue, on_delivery),
             (spec.Basic.Qos(prefetch_count=prefetch), spec.Basic.Consume(queue=queue)),
+            "read",
             timeout,
         )
 
@@ -118,6 +120,7 @@ class RabbitMQBroker:
                 spec.Queue.Declare(queue=queue, exclusive=True, auto_delete=True),
                 spec.Basic.Consume(queue=queue, no_ack=True),
             ),
+            "configure or read",
             timeout,
         )
 
@@ -173,8 +176,18 @@ class RabbitMQBroker:
         deadline = asyncio.get_running_loop().time() + timeout
         return (await self._consuming.get(deadline, timeout)).product
 
+    async def lacking(self, rights: Iterable[Right], *, timeout: float = 10.0) -> list[Right]:
+        """Those of the rights that the user has not. Nothing is declared, published or received to find out.
+
+        Raises:
+            TopologyMissing: the queue or exchange of a right is not there.
+            BrokerUnavailable: the broker was not reached in ``timeout`` seconds.
+        """
+        wanted = tuple(rights)
+        return await self._call(lambda connection: lacking(connection, wanted), timeout)
+
     async def _subscribe(
-        self, make: Callable[[], RabbitMQSubscription], frames: tuple[Frame, ...], timeout: float
+        self, make: Callable[[], RabbitMQSubscription], frames: tuple[Frame, ...], right: str, timeout: float
     ) -> RabbitMQSubscription:
         async def work(connection: Connection) -> RabbitMQSubscription:
             subscription = make()
@@ -189,6 +202,8 @@ class RabbitMQBroker:
                 subscription.abandon()
                 if error.code == declare.NOT_FOUND:
                     raise _no_queue(subscription.queue) from None
+                if error.code == ACCESS_REFUSED:
+                    raise refused(error.reason, right) from None
                 raise
             except BaseException:
                 subscription.abandon()  # a subscription that nobody has must not hold messages

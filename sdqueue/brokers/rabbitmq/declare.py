@@ -13,6 +13,7 @@ from pamqp.base import Frame
 from sdqueue.brokers.broker import QueueState
 from sdqueue.brokers.rabbitmq.channel import Channel, ChannelLost
 from sdqueue.brokers.rabbitmq.connection import Connection
+from sdqueue.brokers.rabbitmq.rights import ACCESS_REFUSED, refused, right_for
 from sdqueue.brokers.topology import (
     DELIVERY_LIMIT,
     MAX_PARTITIONS,
@@ -140,6 +141,7 @@ async def declare(connection: Connection, frames: Iterable[Frame]) -> None:
     Raises:
         TopologyMismatch: what exists is different; the message has the broker's words for the difference.
         TopologyMissing: a binding names an exchange that is not there.
+        AccessRefused: the user may not.
         ChannelLost: the connection went.
     """
     async with short_channel(connection) as channel:
@@ -155,6 +157,8 @@ async def declare(connection: Connection, frames: Iterable[Frame]) -> None:
                     ) from None
                 if error.code == NOT_FOUND:
                     raise TopologyMissing(f"{error.reason}; run `sdqueue topology apply`") from None
+                if error.code == ACCESS_REFUSED:
+                    raise refused(error.reason, right_for(frame, error.reason)) from None
                 raise
 
 

@@ -15,9 +15,10 @@ from aiormq import spec
 from sdqueue.brokers.broker import Message
 from sdqueue.brokers.rabbitmq.channel import Channel, ChannelLost
 from sdqueue.brokers.rabbitmq.connection import Connection
+from sdqueue.brokers.rabbitmq.rights import ACCESS_REFUSED, refused
 from sdqueue.brokers.rabbitmq.supervisor import Refused, Supervisor
 from sdqueue.brokers.rabbitmq.wire import publish_frames, to_message
-from sdqueue.errors import BrokerUnavailable, PublishRejected, TopologyMissing, Unroutable
+from sdqueue.errors import AccessRefused, BrokerUnavailable, PublishRejected, TopologyMissing, Unroutable
 
 WINDOW: Final = 500
 """Open confirms a channel; more gain nothing and cost memory (facts: about 500)."""
@@ -39,7 +40,6 @@ was opened while a node died may ask the dead leader of a queue for ever, and re
 DRAIN_S: Final = 0.5
 """How long open confirms are waited for then; what is still open after it is sent again."""
 
-ACCESS_REFUSED: Final = 403
 NOT_FOUND: Final = 404
 PRECONDITION_FAILED: Final = 406
 
@@ -321,7 +321,7 @@ class Lane:
         self._pump()
 
 
-def blame(entry: Entry, error: ChannelLost) -> PublishRejected | TopologyMissing | None:
+def blame(entry: Entry, error: ChannelLost) -> AccessRefused | PublishRejected | TopologyMissing | None:
     """What an open message gets for the end of its channel; ``None`` where it is not the cause.
 
     The broker closes the channel over one message and names the cause in words only (rabbit_channel.erl).
@@ -330,7 +330,7 @@ def blame(entry: Entry, error: ChannelLost) -> PublishRejected | TopologyMissing
     if error.code == NOT_FOUND and f"exchange '{exchange}'" in error.reason:
         return TopologyMissing(f"RabbitMQ has no exchange {entry.exchange!r}; run `sdqueue topology apply`")
     if error.code == ACCESS_REFUSED and f"'{exchange}'" in error.reason:
-        return PublishRejected(f"RabbitMQ does not let us publish: {error.reason}; check the user's permissions")
+        return refused(error.reason, "write")
     size = re.search(r"message size (\d+)", error.reason)
     if error.code == PRECONDITION_FAILED and size is not None and int(size[1]) == len(entry.message.body):
         return PublishRejected(f"RabbitMQ refused a body of {len(entry.message.body)} bytes: {error.reason}")

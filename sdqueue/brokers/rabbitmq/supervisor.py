@@ -13,6 +13,7 @@ from yarl import URL
 
 from sdqueue.brokers.rabbitmq.connection import Connection, describe
 from sdqueue.errors import BrokerUnavailable
+from sdqueue.tls import advice
 from sdqueue.urls import each_host, mask
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,8 @@ class Supervisor:
         cause = why or self._failure
         return BrokerUnavailable(
             f"RabbitMQ at {self._address} was not reached, or did not answer, in {waited_s:g} s"
-            f"{f' ({cause})' if cause else ''}; check that it runs there and that the address is right"
+            f"{f' ({cause})' if cause else ''}; "
+            + advice(cause, "check that it runs there and that the address is right")
         )
 
     async def close(self) -> None:

@@ -15,15 +15,11 @@ if #gone > 0 then
   redis.call('HDEL', announced, unpack(gone))
 end
 
--- Without an id somebody only looks.
-local added = 0
-if me ~= '' then
-  added = redis.call('ZADD', members, now, me)
-  redis.call('HSET', announced, me, announcement)
-  -- A pool that is gone leaves nothing behind.
-  redis.call('PEXPIRE', members, 20 * life)
-  redis.call('PEXPIRE', announced, 20 * life)
-end
+local added = redis.call('ZADD', members, now, me)
+redis.call('HSET', announced, me, announcement)
+-- A pool that is gone leaves nothing behind.
+redis.call('PEXPIRE', members, 20 * life)
+redis.call('PEXPIRE', announced, 20 * life)
 
 local answer = {added, redis.call('GET', epoch)}
 local listed = redis.call('ZRANGE', members, 0, -1, 'WITHSCORES')

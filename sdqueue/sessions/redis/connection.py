@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError
 
 from sdqueue.errors import ConfigurationError, StoreUnavailable
+from sdqueue.tls import advice
 from sdqueue.urls import mask
 
 Command = tuple[Any, ...]
@@ -78,14 +79,19 @@ class Link(Protocol):
 
 def unavailable(link: Link, error: BaseException) -> StoreUnavailable:
     """The error that callers get for one of redis-py's."""
+    if isinstance(error, redis_errors.NoPermissionError):
+        failure = StoreUnavailable(
+            f"Redis at {link.url} does not let this user do it: {error}; `ACL LOG` has the command and the key, and "
+            "deploy/security what each process needs"
+        )
+        failure.__cause__ = error
+        return failure
     if isinstance(error, ResponseError):
         reason = f"refused the command: {error}"
     else:
         reason = f"cannot be reached: {str(error) or type(error).__name__}"
-    failure = StoreUnavailable(
-        f"Redis at {link.url} {reason}; check that it runs, that this URL is right, and its log. "
-        "Whether the last write took effect is not known"
-    )
+    todo = advice(reason, "check that it runs, that this URL is right, and its log")
+    failure = StoreUnavailable(f"Redis at {link.url} {reason}; {todo}. Whether the last write took effect is not known")
     failure.__cause__ = error
     return failure
 
@@ -165,9 +171,11 @@ class ClusterLink:
         except CONNECTION_ERRORS as error:
             return [error] * len(commands)
         by_node: dict[str, tuple[ClusterNode, list[PipelineCommand]]] = {}
-        for position, command in enumerate(commands):
+        keys = [_first_key(command) for command in commands]
+        elsewhere = next((key for key in keys if key is not None), b"")  # what has no key goes with the others
+        for position, (command, key) in enumerate(zip(commands, keys, strict=True)):
             try:
-                slot = self._client.keyslot(_first_key(command))
+                slot = self._client.keyslot(elsewhere if key is None else key)
                 node = self._client.nodes_manager.get_node_from_slot(slot)
             except CONNECTION_ERRORS as error:
                 replies[position] = error
@@ -236,7 +244,9 @@ _LAYOUT_ERRORS: Final = (
 _REDIRECTIONS: Final = (redis_errors.MovedError, redis_errors.AskError, redis_errors.TryAgainError)
 
 
-def _first_key(command: Command) -> Any:
+def _first_key(command: Command) -> Any | None:
+    if len(command) == 1:
+        return None
     if command[0] == "XREAD":
         return command[command.index("STREAMS") + 1]
     return command[3] if command[0] in ("EVALSHA", "EVAL") else command[1]

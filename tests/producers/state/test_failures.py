@@ -17,10 +17,10 @@ from sdqueue_producers import Bucket, Parked, ProducerState
 from sdqueue_producers.state import MemoryState, RedisState, SQLiteState
 
 from sdqueue.errors import ConfigurationError, StoreUnavailable
-from tests.servers.redis import LocalRedis
+from tests.servers.redis import PrivateRedis
 from tests.servers.redis_group import RedisGroup
 
-PrivateRedis = Callable[..., Awaitable[LocalRedis]]
+MakeRedis = Callable[..., Awaitable[PrivateRedis]]
 
 TAKERS = """
 import asyncio, sys
@@ -98,7 +98,7 @@ async def test_two_processes_share_a_bucket_and_an_outbox_until_they_are_killed(
 
 
 @pytest.mark.chaos
-async def test_a_frozen_redis_is_said_in_time_and_goes_on_by_itself(private_redis: PrivateRedis) -> None:
+async def test_a_frozen_redis_is_said_in_time_and_goes_on_by_itself(private_redis: MakeRedis) -> None:
     server = await private_redis()
     state = RedisState(f"{server.url}?socket_timeout=0.5")
     bucket = Bucket("b", 1, 600.0)
@@ -127,7 +127,7 @@ async def test_a_frozen_redis_is_said_in_time_and_goes_on_by_itself(private_redi
 
 
 @pytest.mark.chaos
-async def test_a_redis_that_is_killed_and_starts_again_knows_what_it_knew(private_redis: PrivateRedis) -> None:
+async def test_a_redis_that_is_killed_and_starts_again_knows_what_it_knew(private_redis: MakeRedis) -> None:
     """Its scripts it has forgotten, and gets them again."""
     server = await private_redis()
     state = RedisState(f"{server.url}?socket_timeout=1", namespace="restarted")

@@ -11,10 +11,10 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientTimeout, web
 from sdqueue_producers import Channel, ChannelContext, Request
 from sdqueue_producers.testing import Call, ChannelSuite, FakePlatform, Platform, Sample
 
@@ -87,8 +87,10 @@ class ChirpSuite(ChannelSuite):
         assert isinstance(platform, FakeChirp)
         example = load()
         settings = example.ChirpSettings(secret=SECRET, token=TOKEN, api_url=platform.url)
-        channel: Channel = self.kind()(settings)
-        return channel
+        channel = self.kind()(settings)
+        assert 0 < channel.timeout.total <= self.patience_s
+        channel.timeout = ClientTimeout(2)  # the suite waits for it
+        return cast("Channel", channel)
 
     def kind(self) -> Any:
         """The channel's class."""

@@ -24,7 +24,7 @@ from sdqueue_producers.webchat.feed import (
 from sdqueue.errors import ConfigurationError, StoreUnavailable
 from sdqueue.settings import Settings
 from tests.producers.webchat.conftest import MakeFeed
-from tests.servers.redis import LocalRedis
+from tests.servers.redis import PrivateRedis
 
 SESSION = "webchat:main:ann"
 
@@ -156,7 +156,7 @@ async def test_many_writers_leave_no_hole_and_no_repeat(make_feed: MakeFeed) -> 
 
 
 async def test_a_watcher_hears_again_after_redis_was_away(private_redis: object, tmp_path: Path) -> None:
-    server: LocalRedis = await private_redis()  # type: ignore[operator]
+    server: PrivateRedis = await private_redis()  # type: ignore[operator]
     async with RedisFeed(server.url) as feed:
         with feed.watch(SESSION) as wake:
             await feed.add(SESSION, Draft("a", "before"))

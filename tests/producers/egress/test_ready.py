@@ -1,0 +1,64 @@
+"""A producer is ready when no reply can miss its queue any more.
+
+The interleaving: a producer says that it is ready, somebody publishes a reply at once, and only then the queue of the
+channel is declared. A reply for which there is no queue is confirmed, and gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sdqueue_producers import ProducerObserver
+from sdqueue_producers.process import Parts, Producer
+
+from sdqueue.brokers import Broker, MemoryBroker
+from sdqueue.settings import Settings
+from tests.producers.egress.world import World
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Given a broker that takes its time over the queue of a channel, until the event is set."""
+    go = asyncio.Event()
+    declare = MemoryBroker.declare_egress
+
+    async def slowly(self: MemoryBroker, channel: str, *, timeout: float = 10.0) -> str:
+        await go.wait()
+        return await declare(self, channel, timeout=timeout)
+
+    monkeypatch.setenv("SDQUEUE_WEBCHAT_SECRETS", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" * 2)
+    monkeypatch.setattr(MemoryBroker, "declare_egress", slowly)
+    return go
+
+
+async def test_an_egress_is_ready_when_it_has_its_queue() -> None:
+    async with World() as world, world.egress() as egress:
+        await asyncio.wait_for(egress.wait_ready(), 10)
+        assert world.notes.count("queue_taken") == 1
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["taken", "stopped"])
+async def test_a_producer_is_ready_when_all_its_queues_are_there(held: asyncio.Event, stopped: bool) -> None:
+    settings = Settings.load(broker_url="memory://", store_url="memory://", producer_port=0, grace_s=1)
+    running = Producer(settings, Parts(["webchat"], ingress=False), "p", ProducerObserver())
+    prepared, ready = asyncio.Event(), asyncio.Event()
+
+    async def prepare(broker: Broker, stopping: asyncio.Event) -> bool:
+        await broker.apply()
+        prepared.set()
+        return True
+
+    whole = asyncio.create_task(running.run(prepare, lambda url: None, ready.set))
+    await prepared.wait()
+    for _ in range(100):
+        await asyncio.sleep(0)  # as many rounds as it wants
+    assert not ready.is_set()
+    if stopped:
+        running.stop()
+    else:
+        held.set()
+        await asyncio.wait_for(ready.wait(), 10)
+        running.stop()
+    await asyncio.wait_for(whole, 10)
+    assert ready.is_set() is not stopped

@@ -27,6 +27,13 @@ def get(url: str) -> tuple[int, str]:
         return error.code, error.read().decode()
 
 
+def said(port: int, request: str) -> str:
+    """All that is answered, down to the last byte."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as talking:
+        talking.sendall(request.encode())
+        return b"".join(iter(lambda: talking.recv(4096), b"")).decode()
+
+
 async def asked(url: str) -> tuple[int, str]:
     return await asyncio.to_thread(get, url)
 
@@ -43,6 +50,16 @@ async def test_metrics_and_health_are_served_on_one_port_of_all_addresses() -> N
             assert (await asked(f"http://[::1]:{port}/healthz"))[0] == 200
     with pytest.raises(urllib.error.URLError):
         get(f"http://127.0.0.1:{port}/healthz")
+
+
+async def test_probes_are_asked_by_get_and_head_which_gets_no_body() -> None:
+    with Health(30) as health, served(0, CollectorRegistry(), health) as port:
+        for method, path, status in (("HEAD", "/healthz", 200), ("HEAD", "/readyz", 503), ("POST", "/readyz", 405)):
+            answer = await asyncio.to_thread(said, port, f"{method} {path} HTTP/1.0\r\n\r\n")
+            head, _, body = answer.partition("\r\n\r\n")
+            assert f" {status} " in head.splitlines()[0]
+            assert bool(body) is (method != "HEAD")
+            assert ("Allow: GET, HEAD" in head) is (status == 405)
 
 
 async def test_a_port_that_is_taken_is_refused() -> None:
@@ -125,6 +142,13 @@ async def test_a_backend_that_never_answers_is_not_waited_for() -> None:
     reasons = await Readiness(broker=asyncio.Event().wait).look()
     assert reasons == ("broker: no answer within 2 s",)
     assert time.monotonic() - began < 2.5
+
+
+async def test_whatever_a_backend_raises_is_a_reason() -> None:
+    async def check() -> None:
+        raise OSError(5, "Input/output error")
+
+    assert await Readiness(store=check).look() == ("store: OSError: [Errno 5] Input/output error",)
 
 
 async def test_a_body_is_json_with_its_length() -> None:

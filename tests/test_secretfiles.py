@@ -121,7 +121,7 @@ def test_a_folder_whose_files_cannot_be_looked_at_is_named(folder: Path, monkeyp
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(Path, "is_dir", closed)
-    with pytest.raises(ConfigurationError, match="cannot read the folder .*: Permission denied"):
+    with pytest.raises(ConfigurationError, match=r"cannot read the folder .*: Permission denied"):
         Settings.load()
 
 

@@ -78,11 +78,12 @@ def _address(url: str) -> tuple[str, int, str]:
     try:
         address = urlsplit(url)
         port = http.client.HTTP_PORT if address.port is None else address.port
-        if address.scheme == "http" and address.hostname and port:
-            return address.hostname, port, address.path
-    except ValueError:
-        pass  # a port that is no number, brackets that do not match
-    _say(f"sdqueue: --url {url.rpartition('@')[2]}: must be like http://127.0.0.1:9464", 2)
+        scheme, host, path = address.scheme, address.hostname, address.path
+    except ValueError:  # a port that is no number, a bracket without its other one
+        scheme, host, port, path = "", "", 0, ""
+    if scheme != "http" or not host or not port:
+        _say(f"sdqueue: --url {url.rpartition('@')[2]}: must be like http://127.0.0.1:9464", 2)
+    return host, port, path
 
 
 def _port() -> str:

@@ -80,17 +80,17 @@ LAYERS = {
     "sdqueue.errors": [],
     "sdqueue.messages": ["errors"],
     "sdqueue.agents": ["errors"],
-    "sdqueue.sessions": ["agents", "errors", "urls"],
-    "sdqueue.streaming": ["agents", "errors", "messages", "sessions", "urls"],
-    "sdqueue.brokers": ["errors", "messages", "urls"],
-    "sdqueue.deadletters": ["agents", "brokers", "errors", "messages", "sessions", "urls"],
+    "sdqueue.sessions": ["agents", "errors", "tls", "urls"],
+    "sdqueue.streaming": ["agents", "errors", "messages", "sessions", "tls", "urls"],
+    "sdqueue.brokers": ["errors", "messages", "tls", "urls"],
+    "sdqueue.deadletters": ["agents", "brokers", "errors", "messages", "sessions", "tls", "urls"],
     "sdqueue.observe": ["errors", "messages"],
     "sdqueue.consumer": [
-        *("agents", "brokers", "channels", "errors", "messages", "observe", "sessions", "streaming", "urls"),
+        *("agents", "brokers", "channels", "errors", "messages", "observe", "sessions", "streaming", "tls", "urls"),
     ],
     "sdqueue.resharding": [
         *("agents", "brokers", "channels", "consumer", "errors", "messages", "observe", "sessions", "streaming"),
-        "urls",
+        *("tls", "urls"),
     ],
 }
 """What each layer may import of the others: imports run one way (design, section 2)."""

@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from sdqueue.errors import StoreUnavailable
+from sdqueue.observe import endpoints
 from sdqueue.observe.endpoints import served
 from sdqueue.observe.health import Health, Readiness
 
@@ -79,6 +80,13 @@ async def test_a_client_that_says_nothing_keeps_nobody_waiting() -> None:
         assert (await asked(f"http://127.0.0.1:{port}/healthz"))[0] == 200
 
 
+async def test_a_client_that_says_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0 < endpoints._Handler.timeout <= 30
+    monkeypatch.setattr(endpoints._Handler, "timeout", 0.1)
+    with Health(30) as health, served(0, CollectorRegistry(), health) as port:
+        assert await asyncio.to_thread(said, port, "GET /heal") == ""
+
+
 async def test_readiness_has_its_stages() -> None:
     reasons: list[str] = []
 
@@ -101,13 +109,31 @@ def test_who_asks_after_the_end_of_the_loop_hears_that_it_is_stopping() -> None:
         return ()
 
     async def run() -> Health:
-        health = Health(0.01)
-        health.begun(look)
+        with Health(0.01) as health:
+            health.begun(look)
         return health
 
     health = asyncio.run(run())
+    time.sleep(0.02)
     assert health.ready() == ("stopping",)
     assert not health.alive()
+
+
+async def test_who_asks_while_the_tasks_of_the_loop_are_cancelled_hears_that_it_is_stopping() -> None:
+    asked = asyncio.Event()
+
+    async def look() -> Sequence[str]:
+        asked.set()
+        await asyncio.Event().wait()
+        return ()
+
+    with Health(30) as health:
+        health.begun(look)
+        asking = asyncio.create_task(asyncio.to_thread(health.ready))
+        await asked.wait()
+        for task in asyncio.all_tasks() - {asyncio.current_task(), asking}:
+            task.cancel()
+        assert await asking == ("stopping",)
 
 
 async def test_a_loop_that_stands_still_is_noticed_and_may_turn_again() -> None:

@@ -258,9 +258,9 @@ def connect(url: str | None, client: Redis | RedisCluster | None) -> Link:
     """A link by URL, or on a client that the application has already and goes on to own.
 
     ``redis://[user:password@]host[:port][/db]``, ``redis+cluster://host:port,host:port`` and
-    ``redis+sentinel://host:port,host:port/service[/db]``; ``rediss…`` for TLS, to the Sentinels as well. Options in the query: the timeouts
-    ``socket_timeout`` and ``socket_connect_timeout`` in seconds, ``max_connections``, ``client_name``, redis-py's
-    ``ssl_…``, ``sentinel_username`` and ``sentinel_password``. Nothing is connected yet.
+    ``redis+sentinel://host:port,host:port/service[/db]``; ``rediss…`` for TLS, to the Sentinels as well. Options in the
+    query: the timeouts ``socket_timeout`` and ``socket_connect_timeout`` in seconds, ``max_connections``,
+    ``client_name``, redis-py's ``ssl_…``, ``sentinel_username`` and ``sentinel_password``. Nothing is connected yet.
 
     Raises:
         ConfigurationError: the URL cannot work, or not exactly one of the two is given.

@@ -11,7 +11,7 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 
 @pytest.mark.parametrize("file", ["compose/redis.conf", "security/redis/redis.conf"])
 def test_what_is_answered_is_on_the_disk_and_nothing_is_thrown_away(file: str) -> None:
-    """A snapshot besides the log would be of no use, and stop all writes when it fails (stop-writes-on-bgsave-error)."""
+    """A snapshot besides the log is of no use, and one that fails stops all writes (stop-writes-on-bgsave-error)."""
     lines = (line.partition(" ") for line in (DEPLOY / file).read_text().splitlines())
     said = {name: value for name, _, value in lines}
     wanted = {"appendonly": "yes", "appendfsync": "always", "save": '""', "maxmemory-policy": "noeviction"}

@@ -255,7 +255,9 @@ async def _look_at_redis(url: str, timeout: float) -> str:
         raise StoreUnavailable(f"{mask(url)}: {info}")
     fields = dict(line.split(":", 1) for line in bytes(info).decode().splitlines() if ":" in line)
     ahead = time.time() - int(clock[0]) - int(clock[1]) / 1e6
-    said = [f"Redis {fields.get('redis_version')}, clock {ahead:+.2f} s from here"]
+    valkey = fields.get("valkey_version")  # its redis_version is that of the Redis it once was
+    server = f"Valkey {valkey}" if valkey else f"Redis {fields.get('redis_version')}"
+    said = [f"{server}, clock {ahead:+.2f} s from here"]
     if fields.get("aof_enabled") != "1":
         said.append("no append-only file: what it lost in a crash is forgotten")
     if fields.get("maxmemory_policy", "noeviction") not in ("noeviction", "volatile-ttl"):

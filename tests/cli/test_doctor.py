@@ -46,7 +46,7 @@ async def test_doctor_looks_at_real_servers(place: Place, amqp_url: str, redis_u
     healthy = await place.run("doctor", *servers, "--store-url", redis_url)
     assert healthy.code == 0, healthy.out
     assert "RabbitMQ" in healthy.out
-    assert re.search(r"ok +redis +Redis \d+\.\d+\.\d+, clock", healthy.out)
+    assert re.search(r"ok +redis +(Redis|Valkey) \d+\.\d+\.\d+, clock", healthy.out)
     other = await place.run("doctor", *servers, "--store-url", redis_url, "--partitions", "5")
     assert other.code == 1
     assert re.findall(r"^FAIL  (\w+)", other.out, re.MULTILINE) == ["topology"]

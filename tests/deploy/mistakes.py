@@ -87,6 +87,8 @@ MISTAKES: Final[dict[str, tuple[str, str, Mutant]]] = {
         lambda it: it.manifests.remove(it.get("NetworkPolicy", "sdqueue-default-deny")),
     ),
     "everybody let in": (S, "networks", lambda it: _policy(it, "sdqueue-http")["ingress"][0].pop("from")),
+    "no DNS by TCP": (S, "networks", lambda it: _policy(it, "sdqueue-dns")["egress"][0]["ports"].pop()),
+    "no DNS from a node": (L, "networks", lambda it: _policy(it, "sdqueue-dns")["egress"][0]["to"].pop()),
     "out to every port": (S, "networks", lambda it: _policy(it, "sdqueue-https")["egress"][0].pop("ports")),
     "out to Redis, by another port": (
         "small",
@@ -203,6 +205,11 @@ MISTAKES: Final[dict[str, tuple[str, str, Mutant]]] = {
     "alone": (S, "numbers", lambda it: it.get("Deployment", "sdqueue-consumer")["spec"].update(replicas=1)),
     "nobody scaled": (L, "numbers", lambda it: _scaled(it)["scaleTargetRef"].update(name="consumer")),
     "two releases": (L, "images", lambda it: _container(it, "sdqueue-egress").update(image="sdqueue:0.0.9")),
+    "any minor release of RabbitMQ": (
+        "small",
+        "images",
+        lambda it: _container(it, "sdqueue-rabbitmq", "StatefulSet").update(image="rabbitmq:4-management"),
+    ),
     "the latest": (S, "images", lambda it: _container(it, "sdqueue-redis", "StatefulSet").update(image="redis")),
     "another namespace": (L, "backlog", lambda it: _config(it, "sdqueue").update(SDQUEUE_NAMESPACE="bot")),
     "one partition": (L, "backlog", lambda it: _trigger(it).update(queueName=r"^sdqueue\.turns\.0000$")),

@@ -118,6 +118,11 @@ def networks(installation: Installation) -> Iterator[str]:
                 if "namespaceSelector" not in peer and not installation.selected(peer.get("podSelector")):
                     yield f"{name_of(policy)} lets pods in that there are not"
         for rule in policy["spec"].get("egress", []):
+            if 53 in [port["port"] for port in rule.get("ports", [])]:
+                if {port["protocol"] for port in rule["ports"]} != {"UDP", "TCP"}:
+                    yield f"{name_of(policy)}: long answers of DNS come by TCP"
+                if {"ipBlock": {"cidr": "169.254.20.10/32"}} not in rule.get("to", []):
+                    yield f"{name_of(policy)}: no names from the cache on a node, which is no pod of a namespace"
             if not rule.get("ports"):
                 yield f"{name_of(policy)} lets pods out to every port"
             for peer in rule.get("to", []):
@@ -298,6 +303,9 @@ def images(installation: Installation) -> Iterator[str]:
             tag = container["image"].rpartition(":")[2]
             if "/" in tag or not re.match(r"\d", tag):
                 yield f"{pod.name} runs {container['image']}, of no release"
+            if "rabbitmq" in container["image"] and not re.match(r"\d+\.\d+", tag):
+                # RabbitMQ starts on the data of the minor release before it, and on no older one.
+                yield f"{pod.name} runs {container['image']}, which becomes a release that cannot read its data"
 
 
 def backlog(installation: Installation) -> Iterator[str]:

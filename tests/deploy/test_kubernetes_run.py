@@ -25,9 +25,10 @@ pytestmark = [pytest.mark.engine, pytest.mark.timeout(900)]
 NAMESPACE: Final = "chat"
 
 SERVERS: Final = {
-    "rabbitmq:4-management": "SDQUEUE_TEST_RABBITMQ_IMAGE",
-    "redis:8": "SDQUEUE_TEST_REDIS_IMAGE",
+    "rabbitmq:4.3-management": ("SDQUEUE_TEST_RABBITMQ_IMAGE", "rabbitmq:4-management"),
+    "redis:8": ("SDQUEUE_TEST_REDIS_IMAGE", "redis:8"),
 }
+"""For the images of the manifests, the variable that names the one to take, and what is taken without it."""
 
 ASK: Final = """
 import json, os, urllib.request
@@ -53,8 +54,8 @@ print(urllib.request.urlopen(request, context=context, timeout=30).read().decode
 def kubelet(engine: Engine, sdqueue_image: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubelet]:
     installation = Installation(render(FOLDER / "overlays" / "small"))
     images = {pod.containers[0]["image"]: sdqueue_image for pod in installation.pods if pod.ours}
-    for image, variable in SERVERS.items():
-        images[image] = os.environ.get(variable) or image
+    for image, (variable, usual) in SERVERS.items():
+        images[image] = os.environ.get(variable) or usual
         from tests.servers.containers import ensure_image  # slow to import
 
         try:

@@ -219,6 +219,22 @@ class TestBooted:
         finally:
             installed.run("mv /root/openai_keys /etc/sdqueue/credentials/")
 
+    def test_consumers_can_be_kept_from_the_secrets_of_platforms(self, installed: Machine) -> None:
+        """By the words of the page."""
+        (words,) = re.findall(r"```ini\n(.*?)```", (UNITS / "README.md").read_text(), re.DOTALL)
+        listed = "nsenter --mount --target $(systemctl show -P MainPID sdqueue@consumer) ls /run/credentials/{}"
+        listed = listed.format("sdqueue@consumer.service")
+        assert "sdqueue_openai_keys" in installed.run(listed)
+        installed.run("install -d -m 700 /etc/sdqueue/consumer")
+        installed.write("/etc/systemd/system/sdqueue@consumer.service.d/own.conf", words)
+        installed.run("systemctl daemon-reload && systemctl restart sdqueue@consumer")
+        try:
+            assert "sdqueue_openai_keys" not in installed.run(f"{listed} || true")
+            assert installed.ask("hugo", "hello") == "hello, after []"
+        finally:
+            installed.run("rm /etc/systemd/system/sdqueue@consumer.service.d/own.conf && systemctl daemon-reload")
+            installed.run("systemctl restart sdqueue@consumer")
+
     def test_the_journal_has_json_lines_where_they_are_asked_for(self, installed: Machine) -> None:
         installed.write(
             "/etc/sdqueue/producer-2.env",

@@ -183,9 +183,19 @@ async def test_tls(redis_group: RedisGroup) -> None:
     assert "wrong@" not in str(error.value)
     await wrong.aclose()
 
+    # A Sentinel is asked over TLS as well: it answers nothing else here.
+    sentinel = redis_group.launch(
+        "--sentinel",
+        config=f"port 0\ntls-port {{port}}\ntls-cert-file {cert}\ntls-key-file {key}\ntls-ca-cert-file {cert}\n"
+        f"tls-auth-clients no\ntls-replication yes\nsentinel monitor main 127.0.0.1 {port} 1\n"
+        "sentinel auth-pass main pass/word\n",
+    )
+    await until(_tls_ping, sentinel, str(cert), None)
+    await check_turns(f"rediss+sentinel://:pass%2Fword@127.0.0.1:{sentinel}/main?ssl_ca_certs={cert}")
 
-async def _tls_ping(port: int, cert: str) -> bool:
-    return await ping(port, ssl=True, ssl_ca_certs=cert, password="pass/word")
+
+async def _tls_ping(port: int, cert: str, password: str | None = "pass/word") -> bool:
+    return await ping(port, ssl=True, ssl_ca_certs=cert, password=password)
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,8 @@ _OPTIONS: Final[dict[str, Callable[[str], Any]]] = {
     "sentinel_username": str,
     "sentinel_password": str,
 }
+_WITH_SENTINELS: Final = ("protocol", "socket_connect_timeout", "retry")
+"""What connections to Sentinels have of those to Redis, besides TLS."""
 _SCHEMES: Final = frozenset(
     f"redis{tls}{kind}" for tls in ("", "s") for kind in ("", "+cluster", "+sentinel")
 )  # fmt: skip
@@ -256,9 +258,9 @@ def connect(url: str | None, client: Redis | RedisCluster | None) -> Link:
     """A link by URL, or on a client that the application has already and goes on to own.
 
     ``redis://[user:password@]host[:port][/db]``, ``redis+cluster://host:port,host:port`` and
-    ``redis+sentinel://host:port,host:port/service[/db]``; ``rediss…`` for TLS. Options in the query: the timeouts
-    ``socket_timeout`` and ``socket_connect_timeout`` in seconds, ``max_connections``, ``client_name``, redis-py's
-    ``ssl_…``, ``sentinel_username`` and ``sentinel_password``. Nothing is connected yet.
+    ``redis+sentinel://host:port,host:port/service[/db]``; ``rediss…`` for TLS, to the Sentinels as well. Options in the
+    query: the timeouts ``socket_timeout`` and ``socket_connect_timeout`` in seconds, ``max_connections``,
+    ``client_name``, redis-py's ``ssl_…``, ``sentinel_username`` and ``sentinel_password``. Nothing is connected yet.
 
     Raises:
         ConfigurationError: the URL cannot work, or not exactly one of the two is given.
@@ -302,12 +304,12 @@ def _from_url(url: str) -> Link:
     if kind == "sentinel":
         if not path:
             raise ValueError("it names no service; write redis+sentinel://host:26379/service")
+        options |= {"ssl": True} if tls else {}
+        shared = {k: v for k, v in options.items() if k in _WITH_SENTINELS or k.startswith("ssl")}
         sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py leaves it without types
             _hosts(hosts, 26379),
-            sentinel_kwargs=sentinel_options
-            | {k: options[k] for k in ("protocol", "socket_connect_timeout", "retry")}
-            | {"socket_timeout": timeout_s},
-            **options | ({"ssl": True} if tls else {}),
+            sentinel_kwargs=sentinel_options | shared | {"socket_timeout": timeout_s},
+            **options,
         )
         client = sentinel.master_for(path[0], db=_database(path[1:]))
         return StandaloneLink(client, mask(url), timeout_s, close=(client, *sentinel.sentinels))

@@ -111,6 +111,7 @@ async def test_closed_connections_lose_and_reorder_nothing(
 ) -> None:
     async with traffic(broker, topology) as consumers:
         await server.ctl("close_all_connections", "a test")
+        await asyncio.gather(*(consumer.expect_loss() for consumer in consumers))
     assert all("a test" in consumer.losses[0] for consumer in consumers)
 
 

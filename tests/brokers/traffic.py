@@ -35,6 +35,10 @@ class Consumer:
         while True:
             subscription = await self._broker.subscribe(self._queue, self._take, prefetch=20, timeout=PATIENCE_S)
             self.losses.append(await subscription.wait_lost())
+            self._arrived.set()
+
+    async def expect_loss(self) -> None:
+        await self._until(lambda: bool(self.losses))
 
     async def expect(self, body: bytes) -> None:
         await self._until(lambda: body in self.bodies)

@@ -10,7 +10,6 @@ import asyncio
 import base64
 import hashlib
 import json
-import os
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import quote, quote_plus
@@ -24,7 +23,6 @@ from tests.conftest import system_of
 from tests.deploy.manifests import FOLDER, Installation, render
 from tests.servers.kinds import RABBITMQ
 from tests.servers.process import free_port
-from tests.servers.provide import sources
 from tests.servers.rabbitmq import LocalRabbitMQ
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(240)]
@@ -98,8 +96,6 @@ def _user(name: str, password: str, tags: str) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[LocalManagement, int]]:
     """One for the tests here, and the port of its management."""
-    if "local" not in sources(os.environ):
-        pytest.skip("what is asked of the management is tried on a local RabbitMQ; this run is one on containers")
     server, port = LocalManagement(tmp_path_factory.mktemp("management"), system_of(RABBITMQ)), free_port()
     all_rights, none = ({"configure": p, "write": p, "read": p, "vhost": VHOST} for p in (".*", "^$"))
     definitions = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,12 @@ from sdqueue.agents import MemoAgent
 from tests.conftest import system_of
 from tests.deploy.secured import Secured
 from tests.servers.kinds import RABBITMQ, REDIS
-from tests.servers.provide import sources
 
 pytestmark = pytest.mark.redis
 
 
 async def test_what_a_script_has_written_is_there_after_a_restart(tmp_path: Path) -> None:
     """Nobody can log in as ``default``, but without its rights Redis drops every script's writes while it starts."""
-    if "local" not in sources(os.environ):
-        pytest.skip("the users are tried on a local Redis; this run is one on containers")
     secured = Secured(tmp_path / "secured", system_of(RABBITMQ), system_of(REDIS))
     try:
         await secured.redis.start()

@@ -123,7 +123,9 @@ async def main() -> int:
     parser.add_argument("--kill", action="store_true", help="end consumers by SIGKILL")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="sdqueue-upgrade-") as folder:
-        verdict, problems = await play(arguments.old, arguments.new, arguments, Path(folder))
+        verdict, problems = await play(
+            os.path.abspath(arguments.old), os.path.abspath(arguments.new), arguments, Path(folder)
+        )
     print(
         f"{verdict.turns} turns of {verdict.sessions} sessions: {verdict.lost} lost, {verdict.doubled} doubled, "
         f"{verdict.disordered} out of order, {verdict.failed} failed, {verdict.repeats} replies repeated"

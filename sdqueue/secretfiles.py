@@ -49,16 +49,19 @@ def secret_files() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in filter(None, os.environ.get(VARIABLE, "").split(":")):
         try:
-            files = sorted(Path(folder).iterdir())
+            files = sorted(file for file in Path(folder).iterdir() if _is_ours(file))
         except OSError as error:
             raise ConfigurationError(
                 f"{VARIABLE}: cannot read the folder {folder!r}: {error.strerror}; name one that is there, or leave it "
                 "out"
             ) from None
         for file in files:
-            if file.name.lower().startswith("sdqueue_") and not file.is_dir():
-                found.setdefault(file.name.lower(), file)
+            found.setdefault(file.name.lower(), file)
     return found
+
+
+def _is_ours(file: Path) -> bool:
+    return file.name.lower().startswith("sdqueue_") and not file.is_dir()
 
 
 def _read(file: Path) -> str:

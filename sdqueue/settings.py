@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from tomllib import TOMLDecodeError
@@ -265,7 +265,8 @@ class Settings(BaseSettings):
         try:
             settings = cls(**given)
         except ValidationError as error:
-            problems = "\n".join(_problem(e, origins) for e in error.errors(include_url=False))
+            secret = {name for name, file in secrets.files.items() if origins.get(name) == str(file)}
+            problems = "\n".join(_problem(e, origins, secret) for e in error.errors(include_url=False))
             raise ConfigurationError(f"wrong settings:\n{problems}") from None
         settings._origins.update(origins)
         return settings
@@ -439,14 +440,14 @@ def _config_path() -> Path:
     return Path(os.environ.get("SDQUEUE_CONFIG") or "sdqueue.toml")
 
 
-def _problem(error: Mapping[str, Any], origins: Mapping[str, str]) -> str:
-    """A wrong value, by the name of its variable, with its source."""
+def _problem(error: Mapping[str, Any], origins: Mapping[str, str], secret: Container[str]) -> str:
+    """A wrong value, by the name of its variable, with its source; one out of a file of secrets is not shown."""
     message = error["msg"].removeprefix("Value error, ")
     if not error["loc"]:
         return f"  {message}"
     name = str(error["loc"][0])
-    shown = repr(_masked(name, error["input"]))
-    return f"  SDQUEUE_{name.upper()} ({origins.get(name, 'default')}): {message}, got {shown}"
+    got = "" if name in secret else f", got {_masked(name, error['input'])!r}"
+    return f"  SDQUEUE_{name.upper()} ({origins.get(name, 'default')}): {message}{got}"
 
 
 def _masked(name: str, value: object) -> object:

@@ -11,7 +11,7 @@ _HUNG_UP: Final = (
 _ADVICE: Final = (
     ("certificate has expired", "the server's certificate has expired; renew it"),
     (
-        "mismatch",
+        "certificate is not valid for",
         "the server's certificate is for other names; connect to one of those, or have it made for this too",
     ),
     (
@@ -22,6 +22,8 @@ _ADVICE: Final = (
     ("certificate required", "the server wants a certificate of its clients; name it and its key in the URL"),
     ("No such file or directory", "a file that the URL names for TLS is not there"),
     ("NO_CERTIFICATE_OR_CRL_FOUND", "the file that the URL names for the authority has no certificate in it"),
+    ("PEM lib", "the file that the URL names for the client's certificate, or its key, has none in it"),
+    ("KEY_VALUES_MISMATCH", "the key that the URL names is not that of the certificate there"),
     ("WRONG_VERSION_NUMBER", "this port does not speak TLS; use another, or amqp:// or redis://"),
     ("record layer failure", "this port does not speak TLS; use another, or amqp:// or redis://"),
     ("reset by peer", _HUNG_UP),

@@ -62,21 +62,35 @@ def test_nothing_is_defined_at_the_top() -> None:
     assert defined == []
 
 
+def test_its_names_can_be_had_from_several_threads_at_once() -> None:
+    """Given a process in which none was asked for, and threads that ask for them and for modules behind them."""
+    code = (
+        "import sys, threading, sdqueue\n"
+        "sys.setswitchinterval(1e-6)\n"
+        "asking = [lambda: sdqueue.Client, lambda: __import__('sdqueue.deadletters'), lambda: sdqueue.Settings]\n"
+        "threads = [threading.Thread(target=ask) for ask in asking]\n"
+        "for thread in threads: thread.start()\n"
+        "for thread in threads: thread.join()\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stderr == ""
+
+
 LAYERS = {
     "sdqueue.errors": [],
     "sdqueue.messages": ["errors"],
     "sdqueue.agents": ["errors"],
-    "sdqueue.sessions": ["agents", "errors", "urls"],
-    "sdqueue.streaming": ["agents", "errors", "messages", "sessions", "urls"],
-    "sdqueue.brokers": ["errors", "messages", "urls"],
-    "sdqueue.deadletters": ["agents", "brokers", "errors", "messages", "sessions", "urls"],
+    "sdqueue.sessions": ["agents", "errors", "tls", "urls"],
+    "sdqueue.streaming": ["agents", "errors", "messages", "sessions", "tls", "urls"],
+    "sdqueue.brokers": ["errors", "messages", "tls", "urls"],
+    "sdqueue.deadletters": ["agents", "brokers", "errors", "messages", "sessions", "tls", "urls"],
     "sdqueue.observe": ["errors", "messages"],
     "sdqueue.consumer": [
-        *("agents", "brokers", "channels", "errors", "messages", "observe", "sessions", "streaming", "urls"),
+        *("agents", "brokers", "channels", "errors", "messages", "observe", "sessions", "streaming", "tls", "urls"),
     ],
     "sdqueue.resharding": [
         *("agents", "brokers", "channels", "consumer", "errors", "messages", "observe", "sessions", "streaming"),
-        "urls",
+        *("tls", "urls"),
     ],
 }
 """What each layer may import of the others: imports run one way (design, section 2)."""

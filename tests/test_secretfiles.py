@@ -9,6 +9,7 @@ import pytest
 from sdqueue_producers.slack.settings import SlackSettings
 from sdqueue_producers.webhook.settings import WebhookSettings
 
+from sdqueue.cli.app import app
 from sdqueue.errors import ConfigurationError
 from sdqueue.settings import Settings
 
@@ -102,6 +103,28 @@ def test_a_wrong_value_is_told_with_its_file_and_without_its_secret(folder: Path
     assert "secret" not in str(told.value).replace(str(folder), "")
 
 
+@pytest.mark.parametrize("name", ["sdqueue_broker_url", "sdqueue_partitions", "sdqueue_log_format"])
+def test_what_is_in_the_wrong_file_is_not_shown(folder: Path, name: str) -> None:
+    """A password alone, where a URL should be, cannot be told from what is no secret."""
+    (folder / name).write_text("hunter2")
+    with pytest.raises(ConfigurationError) as told:
+        Settings.load()
+    assert f"{name.upper()} ({folder / name}): " in str(told.value)
+    assert "hunter2" not in str(told.value)
+
+
+def test_a_folder_whose_files_cannot_be_looked_at_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given one that this user may list and not enter."""
+    (folder / "sdqueue_namespace").write_text("x")
+
+    def closed(path: Path) -> bool:  # as of Python 3.11; later ones say no, and reading it is refused
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", closed)
+    with pytest.raises(ConfigurationError, match=r"cannot read the folder .*: Permission denied"):
+        Settings.load()
+
+
 def test_settings_of_channels_are_read_too(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "sdqueue_slack_signing_secret").write_text("f" * 32 + "\n")
     (folder / "sdqueue_slack_bot_token").write_text("xoxb-file\n")
@@ -121,6 +144,20 @@ def test_a_table_is_json_in_a_file(folder: Path) -> None:
     file.write_text("crm")
     with pytest.raises(ConfigurationError, match="SDQUEUE_WEBHOOK_ENDPOINTS: must be JSON"):
         WebhookSettings.load()
+
+
+def test_where_they_were_read_does_not_push_the_values_out_of_the_table(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Given a path as long as a line of the terminal."""
+    long = folder / "/".join(["deep"] * 16)
+    long.mkdir(parents=True)
+    (long / "sdqueue_namespace").write_text("shop")
+    monkeypatch.setenv("SDQUEUE_SECRETS_DIR", str(long))
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit, match="0"):
+        app(["settings"])
+    assert " shop " in capsys.readouterr().out
 
 
 def test_files_that_only_look_like_settings_are_named(folder: Path) -> None:

@@ -10,8 +10,8 @@ import http.client
 import json
 import os
 import sys
-from typing import Annotated, Final
-from urllib.parse import urlsplit
+from typing import Annotated, Final, NoReturn
+from urllib.parse import quote, urlsplit
 
 import typer
 
@@ -44,25 +44,19 @@ def health(
 
         sdqueue health --live --url http://10.0.0.7:9464
     """
-    address = urlsplit(url or f"http://127.0.0.1:{_port()}")
-    path = address.path if address.path.strip("/") else ("/healthz" if live else "/readyz")
+    host, port, path = _address(url or f"http://127.0.0.1:{_port()}")
+    path = path if path.strip("/") else ("/healthz" if live else "/readyz")
+    where = f"http://{f'[{host}]' if ':' in host else host}:{port}{path}"
+    connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
-        port = address.port
-    except ValueError:
-        port = 0
-    if address.scheme != "http" or not address.hostname or port == 0:
-        _say(f"sdqueue: --url {url}: must be like http://127.0.0.1:9464", 2)
-    where = f"http://{address.netloc.rpartition('@')[2]}{path}"
-    connection = http.client.HTTPConnection(str(address.hostname), port, timeout=timeout)
-    try:
-        connection.request("GET", path)
+        connection.request("GET", quote(path, safe="/%"))
         answer = connection.getresponse()
         body = answer.read(64 * 1024)
     except TimeoutError:
         _say(f"no answer from {where} within {timeout:g} s", 1)
     except ConnectionRefusedError:
         _say(f"nothing listens at {where}: the process is not there, or has another SDQUEUE_METRICS_PORT", 1)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, UnicodeError, http.client.HTTPException) as error:  # the second for a host that no DNS can have
         _say(" ".join(f"cannot ask {where}: {error or type(error).__name__}".split()), 1)
     finally:
         connection.close()
@@ -77,6 +71,19 @@ def main() -> None:
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
     app.command("health", context_settings={"help_option_names": ["-h", "--help"]})(health)
     app(sys.argv[2:], prog_name="sdqueue health")
+
+
+def _address(url: str) -> tuple[str, int, str]:
+    """Host, port and path."""
+    try:
+        address = urlsplit(url)
+        port = http.client.HTTP_PORT if address.port is None else address.port
+        scheme, host, path = address.scheme, address.hostname, address.path
+    except ValueError:  # a port that is no number, a bracket without its other one
+        scheme, host, port, path = "", "", 0, ""
+    if scheme != "http" or not host or not port:
+        _say(f"sdqueue: --url {url.rpartition('@')[2]}: must be like http://127.0.0.1:9464", 2)
+    return host, port, path
 
 
 def _port() -> str:
@@ -104,6 +111,6 @@ def _read(body: bytes) -> str:
         return ""
 
 
-def _say(what: str, code: int) -> None:
+def _say(what: str, code: int) -> NoReturn:
     print(what, file=sys.stdout if code == 0 else sys.stderr, flush=True)
     raise SystemExit(code)

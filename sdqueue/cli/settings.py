@@ -34,7 +34,7 @@ async def settings(given: Given, as_json: JsonOption = False) -> None:
     table = Table(box=box.SIMPLE, pad_edge=False)
     table.add_column("setting", no_wrap=True)
     table.add_column("value", overflow="fold", style="bold")
-    table.add_column("from", no_wrap=True)
+    table.add_column("from", overflow="fold")  # may be a long path, which must not push the values out
     table.add_column("meaning")
     for name, row in rows.items():
         table.add_row(f"SDQUEUE_{name.upper()}", str(row["value"]), row["source"], row["description"])

@@ -48,10 +48,14 @@ def _application(registry: CollectorRegistry, health: Health) -> Callable[..., I
     metrics = make_wsgi_app(registry)
 
     def answer(environ: dict[str, Any], start_response: Callable[..., object]) -> Iterable[bytes]:
+        method, more = environ["REQUEST_METHOD"], []
         match environ["PATH_INFO"]:
             case "/metrics":
                 content: Iterable[bytes] = metrics(environ, start_response)
                 return content
+            case "/healthz" | "/readyz" if method not in ("GET", "HEAD"):
+                status, body = HTTPStatus.METHOD_NOT_ALLOWED, {"status": f"{method} is not answered here, GET is"}
+                more = [("Allow", "GET, HEAD")]
             case "/healthz":
                 status, body = _told("alive", "blocked", health.alive())
             case "/readyz":
@@ -59,9 +63,9 @@ def _application(registry: CollectorRegistry, health: Health) -> Callable[..., I
             case _:
                 status, body = HTTPStatus.NOT_FOUND, {"status": "there are /metrics, /healthz and /readyz"}
         told = json.dumps(body).encode()
-        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(told)))]
+        headers = [("Content-Type", "application/json"), ("Content-Length", str(len(told))), *more]
         start_response(f"{status.value} {status.phrase}", headers)
-        return [told]
+        return [] if method == "HEAD" else [told]
 
     return answer
 

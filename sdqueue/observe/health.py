@@ -64,6 +64,8 @@ async def _refusal(name: str, check: Callable[[], Awaitable[object]]) -> str | N
         return f"{name}: {error}"
     except TimeoutError:
         return f"{name}: no answer within {GIVE_UP_S:g} s"
+    except Exception as error:  # noqa: BLE001 -- told like the others: who asks wants a reason, whatever it is
+        return f"{name}: {type(error).__name__}: {error}"
     return None
 
 

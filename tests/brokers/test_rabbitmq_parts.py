@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import warnings
 from typing import Any, cast
 
 import pytest
 from aiormq import spec
 from pamqp import frame
 from pamqp.header import ContentHeader
+from yarl import URL
 
 from sdqueue.brokers.broker import Delivery, Message
 from sdqueue.brokers.rabbitmq.channel import Channel, ChannelLost
 from sdqueue.brokers.rabbitmq.connection import Connection
-from sdqueue.brokers.rabbitmq.guard import readable_deliver, readable_header
+from sdqueue.brokers.rabbitmq.guard import GuardedConnection, readable_deliver, readable_header
 from sdqueue.brokers.rabbitmq.publisher import WINDOW, Publisher
 from sdqueue.brokers.rabbitmq.subscription import RabbitMQSubscription
 from sdqueue.brokers.rabbitmq.supervisor import Supervisor
@@ -423,3 +426,18 @@ async def test_a_delivery_has_all_that_was_published(connection: FakeConnection)
     assert got[0].message == message
     assert (got[0].queue, got[0].tag, got[0].redelivered, got[0].routing_key) == ("q", 1, True, "k")
     assert got[0].subscription is subscription
+
+
+async def test_a_connection_that_never_came_is_collected_in_any_thread() -> None:
+    """aio-pika's own starts a task to close itself then, which a thread without a loop cannot."""
+    link = [GuardedConnection(URL("amqp://localhost/"), asyncio.get_running_loop())]
+
+    def collect() -> list[str]:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            link.clear()
+            gc.collect()
+        return [str(warning.message) for warning in seen]
+
+    assert await asyncio.to_thread(collect) == []
+    assert not [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]

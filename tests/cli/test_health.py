@@ -236,6 +236,9 @@ async def test_while_it_drains_a_producer_lives_and_is_not_ready(place: Place) -
         (["--url", "https://x"], {}, 2, "--url https://x: must be like http://127.0.0.1:9464"),
         (["--url", "127.0.0.1:9464"], {}, 2, "must be like"),
         (["--url", "http://h:x"], {}, 2, "must be like"),
+        (["--url", "http://[::1"], {}, 2, "must be like"),
+        (["--url", f"http://{'h' * 64}:1"], {}, 1, "cannot ask http://hhh"),
+        (["--url", "http://127.0.0.1:1/ä b"], {}, 1, "nothing listens at http://127.0.0.1:1/ä b"),
         (["--timeout", "0"], {}, 2, "--timeout"),
         (["--nonsense"], {}, 2, "--nonsense"),
     ],
@@ -247,6 +250,13 @@ async def test_what_cannot_be_asked_is_said(
     assert (result.code, result.out) == (code, "")
     assert said in result.err
     assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_what_an_address_has_of_a_user_is_not_shown(place: Place, scheme: str) -> None:
+    result = await place.run("health", "--url", f"{scheme}://me:hunter2@127.0.0.1:1/readyz")
+    assert (result.code, "127.0.0.1:1" in result.err) == (1 if scheme == "http" else 2, True)
+    assert "hunter2" not in result.err
 
 
 async def test_the_port_may_stand_in_a_file(place: Place) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sdqueue.sessions.sealing.keyring import parse_keys
+from sdqueue.sessions.sealing.keyring import generate, parse_keys
 from tests.cli.place import Place, expect_began, expect_end, expect_line
 from tests.servers.redis import PrivateRedis
 from tests.sessions.sealing.places import Place as AtRest
@@ -26,8 +26,8 @@ Keys = dict[str, str]
 """The environment of a process with these master keys."""
 
 
-async def key(place: Place, name: str) -> str:
-    """A new master key."""
+async def generated(place: Place, name: str) -> str:
+    """A new master key, of the command."""
     made = await place.run("keys", "generate", "--id", name)
     assert made.code == 0
     assert len(parse_keys(made.out.strip())[name]) == 32
@@ -75,7 +75,7 @@ async def test_a_pool_that_seals(place: Place, where: tuple[list[str], list[str]
     broker, store, at_rest = where
     both = [*broker, *store]
     keys = [*store, *(broker[2:] or [])]
-    k1 = await key(place, "k1")
+    k1 = await generated(place, "k1")
 
     # Given a consumer with a key, a session that goes on in another process says nothing at rest.
     one = await consumer(place, with_keys(k1), *both)
@@ -101,7 +101,7 @@ async def test_a_pool_that_seals(place: Place, where: tuple[list[str], list[str]
         assert k1[3:20] not in shown
 
     # When consumers have the wrong key, or none, then the turn waits, and none is dead.
-    k2 = await key(place, "k2")
+    k2 = await generated(place, "k2")
     for env, says in ((with_keys(k2), "'k1'"), ({}, "SDQUEUE_ENCRYPTION_KEYS")):
         wrong = await consumer(place, env, *both)
         await place.run("send", "u", "and now?", "--id", "waits", *broker)
@@ -143,7 +143,7 @@ async def test_a_flood_is_sealed_while_it_waits(
 ) -> None:
     """Turns past the mailbox wait in Redis, sealed, and are answered in order by another consumer."""
     broker = ["--broker-url", amqp_url, "--namespace", namespace]
-    k1 = await key(place, "k1")
+    k1 = generate("k1")
     env = with_keys(k1)
     options = [*broker, "--store-url", redis_url, "--mailbox-size", "1"]
     one = await consumer(place, env, *options, "--agent", "agents:endless", "--grace-s", "0")
@@ -168,7 +168,7 @@ async def test_a_session_that_is_erased_while_it_is_answered(
 ) -> None:
     """The turn runs again on a session that knows nothing, its stream starts over, and others can read it at once."""
     broker, store, at_rest = where
-    env = with_keys(await key(place, "k1"))
+    env = with_keys(generate("k1"))
     keys = [*store, *(broker[2:] or [])]
     go = place.folder / "go"
     go.touch()
@@ -207,7 +207,7 @@ async def test_keys_that_cannot_be_reached_are_waited_for(
 ) -> None:
     """Given a key store that stands still, then is gone: nothing is dead, nothing is taken for a new session."""
     redis = await private_redis("keys")
-    env = with_keys(await key(place, "k1")) | {"SDQUEUE_KEYS_URL": redis.url}
+    env = with_keys(generate("k1")) | {"SDQUEUE_KEYS_URL": redis.url}
     broker = ["--broker-url", amqp_url, "--namespace", namespace]
     options = [*broker, "--store-url", redis_url]
     one = await consumer(place, env, *options)
@@ -239,7 +239,7 @@ async def test_parked_moved_and_replayed_under_seal(
     """Turns behind a dead one, and in queues while the number of partitions changes, are sealed in the store."""
     broker = ["--broker-url", amqp_url, "--namespace", namespace]
     store, at_rest = ["--store-url", redis_url], AtRest("redis", tmp_path, redis_url, namespace)
-    env = with_keys(await key(place, "k1"))
+    env = with_keys(generate("k1"))
     parking = await consumer(place, env, *broker, *store, "--agent", "agents:broken", "--on-dead", "park")
     assert (await place.run("send", "u", "my name is Ada", "--id", "t1", "--wait", *broker)).code == 1
     await place.run("send", "u", f"{SECRET} one", "--id", "t2", *broker)
@@ -275,7 +275,7 @@ async def test_parked_moved_and_replayed_under_seal(
 async def test_keys_that_cannot_be_rotated_are_told(place: Place) -> None:
     """The session is named, the old keys must stay, and the exit code says that it is not done."""
     store = ("--store-url", "sqlite:///sessions.db")
-    k1, k2 = await key(place, "k1"), await key(place, "k2")
+    k1, k2 = generate("k1"), generate("k2")
     one = await consumer(place, with_keys(k1), "--broker-url", "sqlite:///broker.db", *store)
     assert (await place.run("send", "u", "hi", "--wait", "--broker-url", "sqlite:///broker.db")).code == 0
     await stop(one)
@@ -291,7 +291,7 @@ async def test_keys_that_cannot_be_rotated_are_told(place: Place) -> None:
 
 async def test_dev_keeps_its_keys_in_its_folder(place: Place) -> None:
     """Whatever the keys of a pool are said to be: sessions sealed there are its own."""
-    env = with_keys(await key(place, "k1")) | {"SDQUEUE_KEYS_URL": "redis://nowhere.invalid:1/0"}
+    env = with_keys(generate("k1")) | {"SDQUEUE_KEYS_URL": "redis://nowhere.invalid:1/0"}
     said = await place.run("dev", stdin=f"{SECRET}\nwhat is my name?\n", env=env)
     assert said.code == 0
     assert "Ada" in said.out
@@ -313,7 +313,7 @@ async def test_dev_keeps_streamed_answers_in_its_folder(place: Place) -> None:
 
 async def test_follow_is_told_where_the_keys_are(place: Place) -> None:
     """By the option too, as ``keys rotate`` is; without them, in words."""
-    env = with_keys(await key(place, "k1"))
+    env = with_keys(generate("k1"))
     broker, store = ("--broker-url", "sqlite:///b.db"), ("--store-url", "sqlite:///s.db")
     keys = ("--keys-url", "sqlite:///elsewhere.keys")
     one = await consumer(place, env, *broker, *store, *keys, "--agent", "agents:wordy")
@@ -330,7 +330,7 @@ async def test_follow_is_told_where_the_keys_are(place: Place) -> None:
 
 
 async def test_doctor_tries_the_keys(place: Place) -> None:
-    env = with_keys(await key(place, "k1"))
+    env = with_keys(generate("k1"))
     told = await place.run("doctor", "--broker-url", "memory://", "--store-url", "sqlite:///s.db", env=env)
     assert "s.db: writes, reads and deletes" in told.out
     broken = await place.run(

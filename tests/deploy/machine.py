@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import time
@@ -11,7 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from tests.deploy.engine import Container, Engine, EngineFailed
+from tests.deploy.engine import PYTHON_IMAGE_VARIABLE, Container, Engine, EngineFailed
+from tests.servers.containers import ensure_image
 
 DOCKERFILE: Final = Path(__file__).with_name("systemd.Dockerfile")
 IMAGE: Final = "sdqueue-test-systemd"
@@ -122,7 +124,9 @@ def machine(engine: Engine) -> Iterator[Machine]:
 
     Raises:
         EngineFailed: it cannot be made.
+        Unavailable: the image that it is built on is not there and cannot be pulled.
     """
+    ensure_image(os.environ.get(PYTHON_IMAGE_VARIABLE) or "python:3.13-slim")
     engine.build(IMAGE, DOCKERFILE)
     with engine.container(IMAGE, options=OPTIONS) as container:
         made = Machine(engine, container)

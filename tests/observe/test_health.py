@@ -15,6 +15,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Counter
 
 from sdqueue.errors import StoreUnavailable
+from sdqueue.observe import endpoints
 from sdqueue.observe.endpoints import served
 from sdqueue.observe.health import Health, Readiness
 
@@ -25,6 +26,13 @@ def get(url: str) -> tuple[int, str]:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
+
+
+def said(port: int, request: str) -> str:
+    """All that is answered, down to the last byte."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as talking:
+        talking.sendall(request.encode())
+        return b"".join(iter(lambda: talking.recv(4096), b"")).decode()
 
 
 async def asked(url: str) -> tuple[int, str]:
@@ -45,6 +53,16 @@ async def test_metrics_and_health_are_served_on_one_port_of_all_addresses() -> N
         get(f"http://127.0.0.1:{port}/healthz")
 
 
+async def test_probes_are_asked_by_get_and_head_which_gets_no_body() -> None:
+    with Health(30) as health, served(0, CollectorRegistry(), health) as port:
+        for method, path, status in (("HEAD", "/healthz", 200), ("HEAD", "/readyz", 503), ("POST", "/readyz", 405)):
+            answer = await asyncio.to_thread(said, port, f"{method} {path} HTTP/1.0\r\n\r\n")
+            head, _, body = answer.partition("\r\n\r\n")
+            assert f" {status} " in head.splitlines()[0]
+            assert bool(body) is (method != "HEAD")
+            assert ("Allow: GET, HEAD" in head) is (status == 405)
+
+
 async def test_a_port_that_is_taken_is_refused() -> None:
     with socket.socket() as taken:
         taken.bind(("0.0.0.0", 0))
@@ -60,6 +78,13 @@ async def test_a_client_that_says_nothing_keeps_nobody_waiting() -> None:
         socket.create_connection(("127.0.0.1", port)),
     ):
         assert (await asked(f"http://127.0.0.1:{port}/healthz"))[0] == 200
+
+
+async def test_a_client_that_says_nothing_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0 < endpoints._Handler.timeout <= 30
+    monkeypatch.setattr(endpoints._Handler, "timeout", 0.1)
+    with Health(30) as health, served(0, CollectorRegistry(), health) as port:
+        assert await asyncio.to_thread(said, port, "GET /heal") == ""
 
 
 async def test_readiness_has_its_stages() -> None:
@@ -84,13 +109,31 @@ def test_who_asks_after_the_end_of_the_loop_hears_that_it_is_stopping() -> None:
         return ()
 
     async def run() -> Health:
-        health = Health(0.01)
-        health.begun(look)
+        with Health(0.01) as health:
+            health.begun(look)
         return health
 
     health = asyncio.run(run())
+    time.sleep(0.02)
     assert health.ready() == ("stopping",)
     assert not health.alive()
+
+
+async def test_who_asks_while_the_tasks_of_the_loop_are_cancelled_hears_that_it_is_stopping() -> None:
+    asked = asyncio.Event()
+
+    async def look() -> Sequence[str]:
+        asked.set()
+        await asyncio.Event().wait()
+        return ()
+
+    with Health(30) as health:
+        health.begun(look)
+        asking = asyncio.create_task(asyncio.to_thread(health.ready))
+        await asked.wait()
+        for task in asyncio.all_tasks() - {asyncio.current_task(), asking}:
+            task.cancel()
+        assert await asking == ("stopping",)
 
 
 async def test_a_loop_that_stands_still_is_noticed_and_may_turn_again() -> None:
@@ -125,6 +168,13 @@ async def test_a_backend_that_never_answers_is_not_waited_for() -> None:
     reasons = await Readiness(broker=asyncio.Event().wait).look()
     assert reasons == ("broker: no answer within 2 s",)
     assert time.monotonic() - began < 2.5
+
+
+async def test_whatever_a_backend_raises_is_a_reason() -> None:
+    async def check() -> None:
+        raise OSError(5, "Input/output error")
+
+    assert await Readiness(store=check).look() == ("store: OSError: [Errno 5] Input/output error",)
 
 
 async def test_a_body_is_json_with_its_length() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import subprocess
@@ -59,11 +60,18 @@ async def version(url: str) -> str:
 
 
 async def _listens(url: str) -> None:
-    """Fail quietly while nothing listens; the client would log every try."""
+    """Fail quietly while nothing listens: the client would log every try. Nor does it count that an engine listens for
+    a container whose server does not yet: it hangs up, and the client forgets a coroutine of its own over that."""
     parts = urlsplit(url)
-    writer = (await asyncio.open_connection(parts.hostname, parts.port or 5672))[1]
-    writer.close()
-    await writer.wait_closed()
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port or 5672)
+    try:
+        writer.write(b"AMQP\0\0\x09\x01")
+        if not await reader.read(1):
+            raise ConnectionResetError("it hangs up on a greeting")
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
 
 
 def _scripts(system: System) -> Path | None:

@@ -107,6 +107,12 @@ class Egress:
         """Wait until the queue of the channel is there and subscribed; replies sent earlier may have found none."""
         await self._queue.wait_taken()
 
+    @property
+    def obstacle(self) -> str:
+        """Why no replies are taken now; empty where they are."""
+        problem = self._queue.problem
+        return problem and f"the replies of {self._channel.name} are not taken: {problem}"
+
     async def wait_failed(self) -> None:
         """Wait until something that nobody has foreseen has gone wrong, and raise it; the process had better end.
 

@@ -51,6 +51,8 @@ class RepliesQueue:
         self._declare = declare
         self._subscription: Subscription | None = None
         self._taken = asyncio.Event()
+        self.problem = "it was not asked for yet"
+        """Why it is not subscribed; empty while it is."""
 
     async def wait_taken(self) -> None:
         """Wait until it has been subscribed for the first time: from then on, no reply misses the queue."""
@@ -67,12 +69,13 @@ class RepliesQueue:
             subscription: Subscription = await retrying(self._subscribe)
             self._subscription = subscription
             self._taken.set()
+            self.problem = ""
             self._observer.queue_taken(channel=self._channel)
             reason = await subscription.wait_lost()
             self._on_lost(subscription)
             await subscription.close()
             self._subscription = None
-            self._observer.queue_lost(channel=self._channel, reason=reason)
+            self._told_lost(reason)
 
     async def close(self) -> None:
         """Give the queue up: what is not acknowledged returns to it, in order."""
@@ -85,5 +88,8 @@ class RepliesQueue:
         return await self._broker.subscribe(queue, self._on_delivery, prefetch=self._prefetch)
 
     def _refused(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        self._observer.queue_lost(channel=self._channel, reason=str(error))
+        self._told_lost(str(state.outcome.exception() if state.outcome else None))
+
+    def _told_lost(self, reason: str) -> None:
+        self.problem = reason
+        self._observer.queue_lost(channel=self._channel, reason=reason)

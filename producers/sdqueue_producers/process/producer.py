@@ -62,6 +62,7 @@ class Producer:
         self._readiness = Readiness(self._known)
         self._body: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
+        self._egresses: set[Egress] = set()
 
     def stop(self) -> None:
         """Accept nothing more and let what runs end within the grace period; called again: end at once."""
@@ -72,7 +73,8 @@ class Producer:
     async def look(self) -> Sequence[str]:
         """Why it takes no work now; empty where it does.
 
-        The state is asked only where nothing but replies is delivered: what platforms send is taken without it.
+        The state, and the queues of replies, count only where nothing but replies is delivered: what platforms send is
+        taken without them.
         """
         return await self._readiness.look()
 
@@ -143,7 +145,10 @@ class Producer:
     def _known(self) -> Sequence[str]:
         if self._stopping.is_set():
             return ["stopping"]
-        return [] if self._up else ["starting"]
+        obstacles = [egress.obstacle for egress in self._egresses if egress.obstacle]
+        if not self._up:
+            return ["starting", *obstacles]
+        return [] if self._parts.ingress else obstacles
 
     async def _take(
         self,
@@ -172,6 +177,7 @@ class Producer:
     async def _deliver(self, channel: Channel, broker: Broker, state: ProducerState, up: asyncio.Event) -> None:
         options = EgressOptions.of(self._settings, channel.name)
         async with Egress(channel, broker, state, options, self._observer) as egress:
+            self._egresses.add(egress)
             failing = asyncio.create_task(egress.wait_failed())
             stopping = asyncio.create_task(self._stopping.wait())
             taking = asyncio.create_task(egress.wait_ready())

@@ -95,3 +95,6 @@ class GuardedConnection(aio_pika.Connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.kwargs["transport_factory"] = GuardedTransport()
+
+    def __del__(self) -> None:
+        """Nothing: whoever connects closes. aio-pika's starts a task from here, in whatever thread collects garbage."""

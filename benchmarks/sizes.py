@@ -89,7 +89,8 @@ async def taken(ctl: str, data: Path | None) -> Taken:
     """What it has when it has settled."""
     await asyncio.sleep(SETTLES_S)
     memory = int(await output(*shlex.split(ctl), "-q", "eval", "erlang:memory(total)."))
-    return Taken(memory, sum(path.stat().st_blocks * 512 for path in data.rglob("*")) if data else 0)
+    disk = await output("du", "-s", "--block-size=1", str(data)) if data else "0"
+    return Taken(memory, int(disk.split()[0]))
 
 
 async def output(*command: str) -> str:

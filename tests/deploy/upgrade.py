@@ -95,7 +95,8 @@ async def play(old: str, new: str, arguments: argparse.Namespace, folder: Path) 
             "--rate", str(arguments.rate), cwd=TOP, env=kept | settings, limit=1 << 26,
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        assert load.stdin and load.stdout
+        assert load.stdin
+        assert load.stdout
         reading = asyncio.create_task(load.stdout.read())
         for command in (new, old):
             await asyncio.sleep(arguments.between)  # both releases alone for a while, and the same turns under both

@@ -78,7 +78,7 @@ async def fill(broker: Broker, turns: int, sessions: int) -> None:
 
 async def bare(settings: Settings, turns: int) -> float:
     """The loop that everybody writes first."""
-    client = redis.asyncio.from_url(settings.store_url)
+    client = redis.asyncio.from_url(settings.store_url, max_connections=2**31)
     script = client.register_script("redis.call('SET', KEYS[1], ARGV[1], 'PX', 30000) return 1")
     tally = Tally(turns)
     topology = open_broker(settings).topology

@@ -82,6 +82,14 @@ class TestRedis(DeltaLogSuite):
     async def second_log(self, log: DeltaLog) -> DeltaLog:
         return RedisDeltaLog(self._where[0], namespace=self._where[1])
 
+    async def test_more_than_100_may_wait_in_one_process(self, log: DeltaLog) -> None:
+        """Each has a connection, and redis-py 8 gives a client 100 unless it is told otherwise."""
+        readers = [asyncio.create_task(log.read("s", f"t{n}", after=BEGINNING, wait_s=10)) for n in range(150)]
+        await asyncio.wait(readers, timeout=0.5, return_when=asyncio.FIRST_EXCEPTION)
+        for number in range(150):
+            await log.append("s", f"t{number}", [FIRST])
+        assert await asyncio.gather(*readers) == [[FIRST]] * 150
+
 
 async def test_on_a_cluster_a_log_is_in_the_slot_of_its_session(redis_group: RedisGroup) -> None:
     log = RedisDeltaLog(f"redis+cluster://127.0.0.1:{(await redis_group.cluster())[0]}")

@@ -31,6 +31,9 @@ CONNECTION_ERRORS: Final = (redis_errors.RedisError, redis_errors.RedisClusterEx
 TIMEOUT_S: Final = 5.0
 """How long Redis may take to accept a connection, and to answer a batch."""
 
+UNBOUNDED: Final = 2**31
+"""Connections of a process, where the URL has no ``max_connections``: as many as it needs. redis-py 8 has 100."""
+
 
 def _flag(value: str) -> bool:
     if value.lower() not in ("true", "false", "yes", "no", "1", "0"):
@@ -295,9 +298,11 @@ def _from_url(url: str) -> Link:
     credentials, _, hosts = parts.netloc.rpartition("@")
     user, _, password = credentials.partition(":")
     # socket_timeout None: a batch has one timeout of its own, see StandaloneLink.
+    # max_connections: everybody who waits for a streamed answer has one.
     options = {
         "protocol": 2, "socket_connect_timeout": TIMEOUT_S, "socket_timeout": None, "socket_keepalive": True,
         "username": unquote(user) or None, "password": unquote(password) or None, "retry": Retry(NoBackoff(), 0),
+        "max_connections": UNBOUNDED,
     } | options  # fmt: skip
     path = [unquote(step) for step in parts.path.split("/") if step]
 

@@ -18,8 +18,10 @@ from sdqueue_producers.webchat.settings import WebchatSettings
 from sdqueue_producers.webhook.settings import WebhookSettings
 
 import sdqueue
+from sdqueue import secretfiles
 from sdqueue.consumer import Consumer, ConsumerOptions
 from sdqueue.settings import Settings
+from tests.servers.kinds import KINDS
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 CHANNELS = (OpenAISettings, SlackSettings, TelegramSettings, WebchatSettings, WebhookSettings)
@@ -103,7 +105,8 @@ def test_every_setting_and_file_it_names_exists() -> None:
     """Links lead somewhere, and environment variables are settings or switches of the tests."""
     root = Path(__file__).parent.parent
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
-    variables = set(re.findall(r"SDQUEUE_[A-Z_]*[A-Z]", README)) - {"SDQUEUE_TEST_AMQP_URL", "SDQUEUE_TEST_REDIS_URL"}
+    switches = {name for kind in KINDS.values() for name in (kind.address, kind.image_variable)}
+    variables = set(re.findall(r"SDQUEUE_[A-Z_]*[A-Z]", README)) - switches - {secretfiles.VARIABLE}
 
     assert [link for link in links if not (root / link).exists()] == []
     channels = {f"{c.channel}_{name}" for c in CHANNELS for name in c.model_fields}

@@ -186,6 +186,7 @@ async def test_nothing_is_told_where_nobody_listens(manager: Manager, tmp_path: 
             notifier.ready("ready")
             await asyncio.sleep(0.02)
             notifier.stopping(1)
+    assert manager.waiting() == []
 
 
 @pytest.mark.parametrize(("pid", "watched"), [("ours", True), ("1", False), ("", True)])

@@ -41,14 +41,18 @@ def engine() -> docker.DockerClient:
 
 
 DIES = """
-import os, signal
+import os, signal, time
 from pathlib import Path
 
+os.chdir(FOLDER)
 
 async def test_dies(redis_url, private_redis, redis_group):
     assert (await private_redis()).running
     redis_group.launch("--port", "{port}")
-    Path(FOLDER_FILE).write_text(os.environ["SDQUEUE_TEST_RUN_FOLDER"])
+    Path("running.new").write_text(os.environ["SDQUEUE_TEST_RUN_FOLDER"])
+    Path("running.new").rename("running")
+    while not Path("counted").exists():
+        time.sleep(0.02)
     END
 """
 
@@ -60,8 +64,7 @@ async def test_a_run_leaves_no_container_however_it_ends(
     tmp_path: Path, engine: docker.DockerClient, end: str, code: int
 ) -> None:
     """No fixture runs after SIGKILL, and nobody else stops a container: not Ryuk, which is one more image to get."""
-    test = DIES.replace("FOLDER_FILE", repr(str(tmp_path / "folder"))).replace("END", end)
-    (tmp_path / "test_inner.py").write_text(test)
+    (tmp_path / "test_inner.py").write_text(DIES.replace("FOLDER)", f"{str(tmp_path)!r})").replace("END", end))
     command = [
         sys.executable, "-m", "pytest", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider",
         "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path), str(tmp_path / "test_inner.py"),
@@ -71,17 +74,16 @@ async def test_a_run_leaves_no_container_however_it_ends(
     run = await asyncio.create_subprocess_exec(
         *command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-    most = 0
     reading = asyncio.create_task(run.communicate())
-    while not reading.done():
-        folder = next(tmp_path.glob("sdqueue-tests-*"), None)
-        most = max(most, len(containers_of(engine, folder))) if folder else most
-        await asyncio.wait([reading], timeout=0.2)
+    while not reading.done() and not (tmp_path / "running").exists():
+        await asyncio.wait([reading], timeout=0.05)
+    assert not reading.done(), (await reading)[0].decode()
+    folder = Path((tmp_path / "running").read_text())
+    assert len(containers_of(engine, folder)) == 3  # they are there, and are found
+    (tmp_path / "counted").touch()
     said = (await reading)[0].decode()
 
     assert run.returncode == code, said
-    assert most >= 3, said  # they were there, and would have been found
-    folder = Path((tmp_path / "folder").read_text())
     async with asyncio.timeout(30):
         while containers_of(engine, folder):
             await asyncio.sleep(0.1)

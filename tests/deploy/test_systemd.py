@@ -224,6 +224,7 @@ class TestBooted:
         (words,) = re.findall(r"```ini\n(.*?)```", (UNITS / "README.md").read_text(), re.DOTALL)
         listed = "nsenter --mount --target $(systemctl show -P MainPID sdqueue@consumer) ls /run/credentials/{}"
         listed = listed.format("sdqueue@consumer.service")
+        installed.run("systemctl restart sdqueue@consumer")
         assert "sdqueue_openai_keys" in installed.run(listed)
         installed.run("install -d -m 700 /etc/sdqueue/consumer")
         installed.write("/etc/systemd/system/sdqueue@consumer.service.d/own.conf", words)

@@ -29,7 +29,7 @@ from tests.servers.process import Unavailable
 
 ROOT: Final = Path(__file__).parents[2]
 
-PACKAGES: Final = ("python3-venv", "ca-certificates", "git", "make")
+PACKAGES: Final = ("python3-venv", "ca-certificates", "git", "make", "kubectl")
 SUPERDIALOG: Final = ("tests/agents/superdialog", "tests/superdialog_sessions")
 PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 

@@ -4,6 +4,7 @@ own."""
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -130,7 +131,8 @@ async def test_a_server_that_is_away_is_reported_in_time_and_found_when_it_comes
     await server.stop()
     async with RabbitMQBroker(server.url, topology) as broker:
         started = time.monotonic()
-        with pytest.raises(BrokerUnavailable, match=r"guest:\*\*\*@[\d.a-z]+:\d+.*in 0.5 s"):
+        shown = re.escape(server.url.rstrip("/").replace("guest:guest", "guest:***"))
+        with pytest.raises(BrokerUnavailable, match=rf"{shown}.*in 0.5 s"):
             await broker.publish(topology.turns, "0000", Message(b"x"), timeout=0.5)
         with pytest.raises(BrokerUnavailable):
             await broker.subscribe(topology.partition_queue(0), Inbox(), prefetch=1, timeout=0.5)

@@ -122,51 +122,57 @@ async def test_a_producer_that_is_killed_again_and_again_loses_and_doubles_nothi
         token = await token_of(pool.port, "ann")
         seen: list[dict[str, Any]] = []
         tries = 0
+        killed = asyncio.Event()
 
-        async def chat(count: int) -> None:
-            """A client as the page is one: one message at a time until its ack, and resume after the last event."""
+        async def chat() -> int:
+            """A client as the page is one: one message at a time until its ack, and resume after the last event.
+
+            It talks until the last kill is over, so that none comes too late for it, and not far ahead of its answers.
+            """
             nonlocal tries
-            acked: set[str] = set()
-            after: str | None = None
+            said = acked = 0
             finals: set[str] = set()
-            while len(finals) < count:
+            after: str | None = None
+            while not killed.is_set() or len(finals) < said:
                 tries += 1
                 try:
                     async with talk(pool.port, token, after) as visitor:
-                        if len(acked) < count:
-                            await visitor.say(f"number {len(acked)}", f"m{len(acked)}")
-                        while len(finals) < count:
+                        waits = False
+                        while not killed.is_set() or len(finals) < said:
+                            if not waits and (acked < said or (said - len(finals) < 10 and not killed.is_set())):
+                                await visitor.say(f"number {acked}", f"m{acked}")
+                                said, waits = acked + 1, True
                             event = await visitor.next()
-                            if event["type"] in ("closed", "nack"):
-                                break
+                            assert event["type"] not in ("closed", "nack"), event
                             if "id" in event:
                                 after = event["id"]
                                 seen.append(event)
                             if event["type"] == "final":
                                 finals.add(event["message"])
-                            if event["type"] == "ack" and event["message"] == f"m{len(acked)}":
-                                acked.add(event["message"])
-                                if len(acked) < count:
-                                    await visitor.say(f"number {len(acked)}", f"m{len(acked)}")
+                            if event["type"] == "ack" and event["message"] == f"m{acked}":
+                                acked, waits = acked + 1, False
                 except (aiohttp.ClientError, OSError, AssertionError):
                     await asyncio.sleep(0.05)  # nothing listens: as a page waits before it tries again
+            return said
 
-        chatting = asyncio.create_task(chat(150))
-        kills = 0
+        def answered() -> int:
+            return len([event for event in seen if event["type"] == "final"])
+
+        chatting = asyncio.create_task(chat())
         spread = random.Random(7)
-        for answered in sorted(spread.sample(range(5, 130), 5)):
-            while not chatting.done() and len([event for event in seen if event["type"] == "final"]) < answered:
+        for _ in range(5):
+            upto = answered() + spread.randint(5, 30)
+            while not chatting.done() and answered() < upto:
                 await asyncio.wait([chatting], timeout=0.01)
             await asyncio.wait([chatting], timeout=spread.uniform(0, 0.05))
-            if not chatting.done():
-                await asyncio.to_thread(pool.kill, "producer")
-                kills += 1
-                await asyncio.to_thread(pool.start, "producer")
-        await chatting
-        print(f"{kills} kills, {tries} connections")
-        assert kills == 5
+            assert not chatting.done(), chatting
+            await asyncio.to_thread(pool.kill, "producer")
+            await asyncio.to_thread(pool.start, "producer")
+        killed.set()
+        count = await chatting
+        print(f"{count} messages, {tries} connections")
         # Then: in the order in which it was said, each message and each answer came exactly once
         said = [event["text"] for event in seen if event["type"] == "message"]
         answers = [event["text"] for event in seen if event["type"] == "final"]
-        assert said == [f"number {n}" for n in range(150)]
-        assert answers == [f"You said number {n}." for n in range(150)]
+        assert said == [f"number {n}" for n in range(count)]
+        assert answers == [f"You said number {n}." for n in range(count)]

@@ -7,7 +7,7 @@ import gc
 import os
 import secrets
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -71,6 +71,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(kind.marker)
     if hasattr(config, "workerinput"):
         items[:] = schedule.in_order(items, config.rootpath)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # around everything that looks at the source of a failure
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let no garbage be collected while a failure is described.
+
+    Python 3.11 loses count in ``ast.parse`` when garbage that is collected in the middle of it prints a traceback,
+    which parses too; the SystemError would end the whole run without a word about the test.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 @pytest.hookimpl(optionalhook=True)

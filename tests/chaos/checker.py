@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, TypeVar
 
-from tests.chaos.evidence import Evidence, Reply, Run
+from tests.chaos.evidence import Effect, Evidence, Reply, Run
 
 Item = TypeVar("Item")
 
@@ -90,6 +90,16 @@ class _Case:
         run = self.runs.get(reply.run)
         return emptied_at is None or (run is not None and run.began_at > emptied_at)
 
+    def anew(self, effect: Effect) -> bool:
+        """Whether it is of a repeat that nobody could know for one: answered, forgotten with the store, sent again.
+
+        When the broker had the repeat is not known, so it may be anywhere behind those that it had before.
+        """
+        sent, run = self.sent.get(effect.mark), self.runs.get(effect.run)
+        if sent is None or sent.repeated_at is None or run is None or run.began_at <= sent.repeated_at:
+            return False
+        return any(not self.promised(answer) for answer in self.answers.get(effect.mark, ()))
+
 
 def _grouped(items: Iterable[Item], key: Callable[[Item], str]) -> Mapping[str, list[Item]]:
     groups: defaultdict[str, list[Item]] = defaultdict(list)
@@ -136,7 +146,7 @@ def _order(case: _Case) -> Found:
         unknown = [effect.mark for effect in effects if effect.mark not in places]
         for mark in unknown:
             yield "out of order", f"session {session} has a turn {mark!r} that was never confirmed in it"
-        firsts = list(dict.fromkeys(effect.mark for effect in effects if effect.mark in places))
+        firsts = list(dict.fromkeys(e.mark for e in effects if e.mark in places and not case.anew(e)))
         for before, after in pairwise(firsts):
             if places[before] > places[after]:
                 yield "out of order", f"session {session} took turn {before} before {after}"

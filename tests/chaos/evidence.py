@@ -22,6 +22,7 @@ class Sent:
         confirmed_at: when its first confirm came.
         think_s: how long the agent takes for it.
         deadly: whether its agent kills its process every time, so that it must end as a dead letter.
+        repeated_at: when it was sent once more, so that the broker had it again some time after that.
     """
 
     mark: str
@@ -30,6 +31,7 @@ class Sent:
     confirmed_at: float
     think_s: float = 0.0
     deadly: bool = False
+    repeated_at: float | None = None
 
 
 @dataclass(frozen=True)

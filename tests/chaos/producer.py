@@ -112,6 +112,8 @@ class Producer:
     def __init__(self, urls: Sequence[str], namespace: str, plan: Plan) -> None:
         self.sent: list[Sent] = []
         """What was confirmed, in the order of the confirms."""
+        self.repeated_at: dict[str, float] = {}
+        """When something of it was sent once more, by its mark."""
         self.started_at = 0.0
         self._enough = False
         self._plan = plan
@@ -146,6 +148,7 @@ class Producer:
     async def _send_again(self, message: Message, outlet: Outlet) -> None:
         assert message.again_s is not None
         await asyncio.sleep(message.again_s)
+        self.repeated_at[message.mark] = time.monotonic()
         await outlet.publish(message)
 
 

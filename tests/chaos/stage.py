@@ -8,7 +8,7 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -180,7 +180,9 @@ class Stage:
             supervisor.cancel()
         left_over = await self._end()
         return Evidence(
-            sent=tuple(self.producer.sent),
+            sent=tuple(
+                replace(sent, repeated_at=self.producer.repeated_at.get(sent.mark)) for sent in self.producer.sent
+            ),
             replies=tuple(self.receiver.replies),
             letters=tuple(self.receiver.letters),
             runs=journal.runs(self.pool.journal),

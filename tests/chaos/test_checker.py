@@ -141,3 +141,23 @@ def test_what_was_answered_before_the_store_was_emptied_need_not_be_in_it() -> N
 
     lost = replace(emptied, conversations={})
     assert dict(check(lost).counts) == {"lost": 1}
+
+
+def test_a_repeat_of_what_was_answered_before_the_store_was_emptied_is_a_new_turn() -> None:
+    again = replace(
+        RIGHT,
+        sent=(replace(RIGHT.sent[0], repeated_at=15.1), *RIGHT.sent[1:]),
+        emptied_at=13.55,
+        runs=(*RIGHT.runs[:3], run("r4", "c", 13.6), run("r5", "a", 15.2, "c")),
+        replies=(*RIGHT.replies[:3], reply("c", "r4", 1, 15), reply("a", "r5", 2, 17)),
+        conversations={"s": (Effect("c", "r4"), Effect("a", "r5"))},
+    )
+    assert check(again).clean, check(again).details
+
+    late = {"out of order": 1}
+    never_repeated = replace(again, sent=RIGHT.sent)
+    assert dict(check(never_repeated).counts) == late
+    begun_before_the_repeat = replace(again, sent=(replace(RIGHT.sent[0], repeated_at=15.3), *RIGHT.sent[1:]))
+    assert dict(check(begun_before_the_repeat).counts) == late
+    never_emptied = replace(again, emptied_at=None)
+    assert check(never_emptied).counts["out of order"] > 0

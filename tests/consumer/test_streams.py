@@ -324,8 +324,10 @@ async def test_a_log_that_is_frozen_holds_up_neither_the_final_reply_nor_the_ses
     async with stand.running({"talk": talk}, delta_log=log) as member:
         turn = await stand.send("s", "talk", stream=True)
         after = await stand.send("s", "next")
+        asked = asyncio.get_running_loop().time()
         async with asyncio.timeout(PROMPT_S):
             await stand.expect_reply(turn)
+            assert asyncio.get_running_loop().time() == asked, "the reply has waited for the log"
             await stand.expect_reply(after)
             await member.watcher.expect_settled(2)
         assert log.asked == 1

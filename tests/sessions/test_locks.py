@@ -40,7 +40,7 @@ class TestAsyncio(LockBackendSuite):
         await asyncio.sleep(0)
         locks.release("k")
         b.cancel()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             held = await c
         assert b.cancelled()
         assert held.token > first.token
@@ -141,7 +141,7 @@ class TestFile(LockBackendSuite):
             fds = [fd for fd in _open_files() if _is(fd, path)]
             copies = [os.dup(fd) for fd in fds]
             assert copies
-        async with asyncio.timeout(5), locks.acquire("k"):
+        async with asyncio.timeout(60), locks.acquire("k"):
             pass
         for fd in copies:
             os.close(fd)

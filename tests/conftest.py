@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests import schedule
 from tests.servers.cluster import RabbitMQCluster
@@ -30,6 +31,10 @@ os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")  # superdialog's i
 
 FOLDER: Final = "SDQUEUE_TEST_RUN_FOLDER"
 """Tells the workers of pytest-xdist where the run's servers are written down."""
+
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
+"""A machine that stands still for a moment makes no example wrong."""
 
 RUN: Final = pytest.StashKey[Run]()
 

@@ -60,13 +60,13 @@ class Acting:
         return answer
 
     async def _count(self, marker: str) -> AsyncIterator[StreamChunk]:
-        """Count to five in pieces; where a file of that name does not exist, stop at three, say who it is, and wait."""
+        """Count to five in pieces; where a file of that name does not exist, stop at three, say who it is, and wait to
+        be let go."""
         turn = current_turn()
         assert turn is not None
         for number in range(1, 6):
             if number == 4 and marker and not Path(marker).exists():
-                Path(marker).write_text(str(os.getpid()))
-                await asyncio.Event().wait()
+                await self._hold(marker)
             yield StreamChunk(f"{turn.attempt}:{number} ")
             await asyncio.sleep(0.02)
         yield StreamChunk(done=True)

@@ -33,7 +33,8 @@ from sdqueue.sessions import (
 from sdqueue.sessions.stores.store import beginnings
 from sdqueue.streaming import DeltaLog
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
+"""Seconds to wait for what must come: several processes start one after the other, on a machine that is busy."""
 QUICK = RetryPolicy(max_attempts=3, first_s=0.01, longest_s=0.02)
 """Tests wait for events, not for a backoff."""
 

@@ -328,12 +328,15 @@ async def test_a_stream_that_fails_while_it_is_closed_does_not_hide_what_the_tur
 
 
 async def test_an_agent_that_blocks_the_loop_is_named(stand: Stand) -> None:
-    """While it sleeps nothing else runs, but the log says which turn it is, while it lasts."""
+    """While it sleeps nothing else runs, but the log says which turn it is, while it lasts.
+
+    A machine that stands still for a moment blocks the loop too; what is told of that is not looked at.
+    """
     seen: list[dict[str, Any]] = []
     said = threading.Event()
 
     async def block(_: Puppet) -> str:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + stands.PATIENCE_S
         while not said.is_set() and time.monotonic() < deadline:
             time.sleep(0.02)
         return "slept"
@@ -341,8 +344,9 @@ async def test_an_agent_that_blocks_the_loop_is_named(stand: Stand) -> None:
     member = stand.member({"block": block})
 
     def loop_blocked(**event: Any) -> None:
-        seen.append(event)
-        said.set()
+        if "in block" in event["stack"]:
+            seen.append(event)
+            said.set()
 
     member.watcher.elsewhere["loop_blocked"] = loop_blocked
     async with stand.started(member):
@@ -350,4 +354,3 @@ async def test_an_agent_that_blocks_the_loop_is_named(stand: Stand) -> None:
         assert (await stand.expect_reply("sleeper")).text == "slept"
     assert seen[0]["task"] == "turn sleeper of session s"
     assert seen[0]["seconds"] >= 1
-    assert "time.sleep" in seen[0]["stack"] or "block" in seen[0]["stack"]

@@ -12,7 +12,7 @@ from sdqueue.channels import DoubleTexting, PerChannel
 from sdqueue.client import Client
 from sdqueue.errors import RecordCorrupt, RecordSealed, SessionError, StoreUnavailable
 from sdqueue.sessions import Deferred
-from tests.consumer.stand import Member, Puppet, Stand, Waiting, failing
+from tests.consumer.stand import PATIENCE_S, Member, Puppet, Stand, Waiting, failing
 
 SMALL = {"mailbox_size": 4, "prefetch": 10}
 
@@ -37,7 +37,7 @@ async def backlog_of(stand: Stand, session: str) -> list[str]:
 
 async def expect_empty(stand: Stand, session: str) -> None:
     """Wait until the backlog is empty, and the session is on no list."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while await backlog_of(stand, session) or await stand.store.backlogged():
             await asyncio.sleep(0.01)
 
@@ -268,7 +268,7 @@ async def test_deliveries_that_were_taken_along_and_sent_back_are_settled(stand:
         undeferring = member.faults.freeze("undefer")
         act.go_on.set()
         await undeferring.expect_reached()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while member.faults.passed[-1] != "rewind":  # so the next one was sent back
                 await asyncio.sleep(0.01)
         undeferring.go_on.set()

@@ -61,13 +61,18 @@ async def test_a_child_takes_one_suspect_after_the_other_and_ends_with_the_consu
     assert _gone(pids[0])
 
 
-async def test_many_suspects_share_few_children(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_suspects_share_few_children(stand: Stand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Given turns that are held, so that all children are needed however long one takes to start."""
     monkeypatch.setattr(children, "AT_ONCE", 3)
+    texts = [f"hold {tmp_path / f'{n}'}" for n in range(30)]
     async with stand.running(Acting, agent=AGENT):
-        turns = [await _suspect(stand, f"s{n}", "slowly") for n in range(30)]
+        turns = [await _suspect(stand, f"s{n}", text) for n, text in enumerate(texts)]
+        await _until(lambda: len([name for name in os.listdir(tmp_path) if name.isdigit()]) == 3)
+        for n in range(30):
+            (tmp_path / f"{n}.go").touch()
         pids = [await _answered_by(stand, turn) for turn in turns]
-    assert 1 < len(set(pids)) <= 3
-    assert all(stand.answers(f"s{n}") == [f"1. slowly in {pid}"] for n, pid in enumerate(pids))
+    assert len(set(pids)) == 3
+    assert all(stand.answers(f"s{n}") == [f"1. {texts[n]} in {pid}"] for n, pid in enumerate(pids))
 
 
 async def test_a_child_without_turns_is_let_go_and_another_one_started_when_needed(
@@ -126,11 +131,23 @@ async def test_a_turn_is_not_condemned_for_what_an_earlier_turn_of_its_child_doe
 async def test_a_turn_is_not_late_for_what_an_earlier_turn_of_its_child_does(
     stand: Stand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Given a turn that left something which keeps the loop for itself."""
-    async with stand.running(Acting, agent=AGENT):
+    """Given a turn that left something which keeps the loop for itself.
+
+    The next one has much time, and soon enough counts as late in the child of before only.
+    """
+    stuck_s = isolation.STUCK_S
+
+    async def begins() -> None:
+        pass
+
+    async def begins_in_another_child() -> None:
+        monkeypatch.setattr(isolation, "STUCK_S", stuck_s)
+
+    async with stand.running(Acting, agent=AGENT) as member:
         first = await _answered_by(stand, await _suspect(stand, "a", "clog"))
-        monkeypatch.setattr(isolation, "STUCK_S", 0.3)
-        await _suspect(stand, "b", "sleep_a_little", deadline_s=0.5)
+        monkeypatch.setattr(isolation, "STUCK_S", 0.5 - PATIENCE_S)
+        member.faults.arm("begin", begins, begins_in_another_child)
+        await _suspect(stand, "b", "sleep_a_little", deadline_s=PATIENCE_S)
         second = await _answered_by(stand, "of b")
     assert second != first
     assert _gone(first)
@@ -212,7 +229,7 @@ async def test_why_a_child_could_not_be_started(
     (tmp_path / "hanging.py").write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(ChildNotStarted, match=says):
-        await Child.start(agent, timeout=3 if agent == "hanging:make" else PATIENCE_S)
+        await Child.start(agent, timeout=1 if agent == "hanging:make" else PATIENCE_S)
 
 
 async def test_no_process_can_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,6 +312,18 @@ async def test_a_child_ends_with_its_parent_however_that_ends(tmp_path: Path, do
         await parent.stdout.read()
 
 
+IMPATIENT = """
+from sdqueue.consumer import isolated
+
+async def answer_all(*args, then=isolated._answer_all):
+    isolated.PATIENCE_S = 1
+    await then(*args)
+
+isolated._answer_all = answer_all
+"""
+"""A child that has lost its patience when it is ready, and takes as long as it needs until then."""
+
+
 @pytest.mark.parametrize("doing", ["importing the agent", "a turn"])
 async def test_a_child_that_never_lets_go_of_its_loop_ends_without_its_parent_too(
     doing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -303,7 +332,7 @@ async def test_a_child_that_never_lets_go_of_its_loop_ends_without_its_parent_to
     (tmp_path / "hanging.py").write_text("import time\ntime.sleep(60)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     agent = AGENT if doing == "a turn" else "hanging:make"
-    program = "from sdqueue.consumer import isolated; isolated.PATIENCE_S = 2; isolated.main()"
+    program = IMPATIENT + ("" if doing == "a turn" else "isolated.PATIENCE_S = 1\n") + "isolated.main()"
     request = {"record": encode(SessionRecord()), "session_id": "s", "turn_id": "t", "attempt": 1}
     ours, theirs = socket.socketpair()
     with theirs:

@@ -11,6 +11,7 @@ from sdqueue.consumer.deltas import WINDOW, DeltaForm, DeltaSender
 from sdqueue.consumer.replies import Addressee
 from sdqueue.errors import AgentResultError
 from sdqueue.messages import OutboundReply
+from tests.consumer.stand import PATIENCE_S
 
 FORM = DeltaForm(Addressee("t", "s", metadata={"stream": "the turn's own", "a": 1}), seq=3, replay=0, consumer="c")
 
@@ -76,7 +77,7 @@ async def test_the_end_waits_for_no_confirm_and_leaves_nothing_out(line: Line) -
     for number in range(50):
         deltas.push(f"{number} ")
         await line.settle()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(PATIENCE_S):  # no confirm ever comes
         await deltas.finish()
     assert "".join(text for _, text in line.said) == "".join(f"{n} " for n in range(50))
     assert [index for index, _ in line.said] == list(range(WINDOW + 1))

@@ -77,6 +77,7 @@ async def test_past_twice_the_limit_the_oldest_are_dropped_also_where_the_hook_b
         assert await _says(stand, *"abcdef") == ["1. a", "2. b", "3. c", "4. d", "5. e", "2. f"]
 
 
+@pytest.mark.usefixtures("clock")
 async def test_a_slow_hook_ends_with_the_turn_s_own_time(stand: Stand) -> None:
     hook = Hook()
     async with stand.running(history=[Summary(LIMIT, hook)]) as member:
@@ -86,6 +87,7 @@ async def test_a_slow_hook_ends_with_the_turn_s_own_time(stand: Stand) -> None:
     assert "not shortened in the 0.3 s that the turn had left" in event["error"]
 
 
+@pytest.mark.usefixtures("clock")
 async def test_a_hook_that_ignores_its_cancellation_is_abandoned(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("answer", "pipeline"):
         monkeypatch.setattr(f"sdqueue.consumer.{module}.STOP_WITHIN_S", 0.1)

@@ -152,8 +152,7 @@ async def test_a_suspect_can_be_stopped_and_its_child_ends_with_it(stand: Stand,
             await stand.expect_reply("t", kind="error")
         else:
             member.stop()
-            await member.watcher.expect_settled(1)
-        state = member.watcher.settled[0]
+        (state, *_) = await member.watcher.expect_settled(1)
         with pytest.raises(ProcessLookupError):
             os.kill(int(marker.read_text()), 0)
     assert state == ("t", "superseded" if how == "cancel turn" else "released")

@@ -79,7 +79,7 @@ async def test_a_server_that_wants_to_be_left_alone_for_a_while_is(
         await member.watcher.expect_settled(1)
         (event,) = member.watcher.of("turn_retried")
     assert reply.text == "1. hello"
-    assert at_least <= took < at_least + 5
+    assert took >= at_least
     assert event["delay_s"] == pytest.approx(at_least)
     assert [r.id for r in stand.replies] == ["t:0"]
     assert len(server.requests) == 2
@@ -203,7 +203,7 @@ async def test_a_turn_that_is_stopped_closes_the_response(
         await stand.expect_reply("t", kind="delta")
         await stand.send("s", kind="cancel", id="stop")
         await stand.expect_reply("stop")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await server.requests[0].gone.wait()
         await stand.send("s", "next", id="u")
         assert (await stand.expect_reply("u")).text == "1. next", "something of the stopped turn was kept"

@@ -125,7 +125,7 @@ async def test_what_runs_is_told_by_session_and_generation() -> None:
 
 async def test_nothing_is_idle_twice_or_waits_for_nothing() -> None:
     desk, generation = Desk(10), FakeSubscription()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         await desk.mailboxes.wait_idle(cast("Subscription", generation))
         desk.mailboxes.put(work("s", "1", generation))
         waiting = [asyncio.create_task(desk.mailboxes.wait_idle(cast("Subscription", generation))) for _ in range(2)]

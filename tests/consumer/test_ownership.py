@@ -7,12 +7,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from sdqueue.brokers.memory import MemorySubscription
 from sdqueue.consumer.assignment import assign
 from sdqueue.consumer.membership import MemoryPool
 from tests.consumer.stand import PATIENCE_S, Member, Puppet, Stand
+
+pytestmark = pytest.mark.usefixtures("clock")
 
 PARTITIONS = 16
 

@@ -11,7 +11,7 @@ from sdqueue.channels import DoubleTexting, OnDead, PerChannel
 from sdqueue.errors import StoreUnavailable
 from sdqueue.messages import DeadTurn, partition_of, routing_key
 from sdqueue.sessions import unpark
-from tests.consumer.stand import Act, Puppet, Stand, Waiting, failing
+from tests.consumer.stand import PATIENCE_S, Act, Puppet, Stand, Waiting, failing
 
 PARK = PerChannel(OnDead.PARK)
 
@@ -52,7 +52,7 @@ async def park(stand: Stand, *, behind: int = 3) -> None:
 
 
 async def expect_parked(stand: Stand, waiting: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while len(await stand.store.deferred("s", count=1000)) < waiting or await stand.depth():
             await asyncio.sleep(0.01)
 

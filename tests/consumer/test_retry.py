@@ -124,6 +124,7 @@ async def test_other_sessions_go_on_while_one_waits_for_its_next_attempt(stand: 
         assert "waits" not in {r.session_id for r in stand.replies}
 
 
+@pytest.mark.usefixtures("clock")
 async def test_retry_after_is_waited_for(stand: Stand) -> None:
     act = Failing(HttpError(429, **{"retry-after": "0.2"}))
     async with stand.running({"try": act}) as member:
@@ -141,6 +142,7 @@ async def test_a_retry_after_beyond_the_deadline_is_not_waited_for(stand: Stand)
     assert (letter.attempts, letter.error) == (1, "HttpError: HTTP 429")
 
 
+@pytest.mark.usefixtures("clock")
 async def test_the_deadline_is_for_all_attempts_and_the_waits_between_them(stand: Stand) -> None:
     act = Failing(*[HttpError(429, **{"retry-after": "0.1"})] * 20)
     async with stand.running({"try": act}, retry=RetryPolicy(max_attempts=20, first_s=0.001)):
@@ -152,6 +154,7 @@ async def test_the_deadline_is_for_all_attempts_and_the_waits_between_them(stand
 # Backends that are away
 
 
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("point", ["load", "begin", "save"])
 async def test_a_store_that_is_away_is_no_failed_attempt(stand: Stand, point: str) -> None:
     """Longer than the agent's own time, and more often than it may fail. Nothing is acknowledged meanwhile."""
@@ -186,6 +189,7 @@ async def test_a_record_that_another_process_can_read_waits_for_it(stand: Stand,
     assert stand.dead == []
 
 
+@pytest.mark.usefixtures("clock")
 async def test_waiting_for_the_session_is_not_on_the_agent_s_time(stand: Stand) -> None:
     """Given somebody who holds the session for longer than the turn may take."""
     async with stand.running(turn_timeout_s=0.05) as member:
@@ -207,6 +211,7 @@ async def test_a_session_that_was_lost_at_the_save_is_taken_up_again(stand: Stan
     assert act.states == ["1. seen"] * 2
 
 
+@pytest.mark.usefixtures("clock")
 async def test_attempts_that_could_not_be_saved_are_neither_counted_nor_on_the_agent_s_time(stand: Stand) -> None:
     """Given three attempts of 0.2 s each that succeed and cannot be saved, and then as many failures as are allowed."""
     tries: list[int] = []

@@ -10,6 +10,8 @@ from sdqueue.brokers import Delivery
 from sdqueue.consumer import stallwatch
 from tests.consumer.stand import Stand, Waiting
 
+pytestmark = pytest.mark.usefixtures("clock")
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:

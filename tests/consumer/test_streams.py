@@ -179,11 +179,14 @@ async def test_turns_that_were_collected_stream_as_the_last_of_them(stand: Stand
     assert stand.store._begun == {}, "the starts of a turn outlive its outcome"
 
 
-async def test_a_suspect_streams_from_its_child(stand: Stand, log: MemoryDeltaLog) -> None:
+async def test_a_suspect_streams_from_its_child(stand: Stand, log: MemoryDeltaLog, tmp_path: Path) -> None:
+    """Given a turn that goes on when its first pieces have been heard."""
     for _ in range(2):
         await stand.store.begin("s", "t")
     async with stand.running(Acting, agent=AGENT, delta_log=log):
-        await stand.send("s", "count", id="t", stream=True)
+        await stand.send("s", f"count {tmp_path / 'pid'}", id="t", stream=True)
+        await stand.expect_reply("t", kind="delta")
+        (tmp_path / "pid.go").touch()
         final = await stand.expect_reply("t")
     assert final.text == "".join(f"3:{n} " for n in range(1, 6))
     deltas = [reply for reply in stand.replies if reply.kind == "delta"]
@@ -207,7 +210,7 @@ async def test_a_suspect_whose_child_dies_starts_over_in_the_next(
         await stand.send("s", f"count {marker}", id="t1", stream=True)
         await stand.changes.until(lambda: places(stand, "t1"))
         async with asyncio.timeout(PATIENCE_S):
-            while not marker.exists() or not marker.read_text():
+            while not marker.exists():
                 await asyncio.sleep(0.02)
         os.kill(int(marker.read_text()), signal.SIGKILL)
         final = await stand.expect_reply("t1")
@@ -278,6 +281,7 @@ async def test_a_turn_without_stream_leaves_nothing_in_the_log(stand: Stand, log
 # Nobody waits
 
 
+@pytest.mark.usefixtures("clock")
 async def test_a_broker_that_confirms_late_does_not_hold_up_the_final_reply(stand: Stand) -> None:
     async def talk(_: Puppet) -> Any:
         return in_pieces(*(f"{n} " for n in range(20)))
@@ -310,6 +314,7 @@ class FrozenLog(MemoryDeltaLog):
         await super().append(session_id, turn_id, entries)
 
 
+@pytest.mark.usefixtures("clock")
 async def test_a_log_that_is_frozen_holds_up_neither_the_final_reply_nor_the_session(stand: Stand) -> None:
     log = FrozenLog()
 
@@ -319,8 +324,10 @@ async def test_a_log_that_is_frozen_holds_up_neither_the_final_reply_nor_the_ses
     async with stand.running({"talk": talk}, delta_log=log) as member:
         turn = await stand.send("s", "talk", stream=True)
         after = await stand.send("s", "next")
+        asked = asyncio.get_running_loop().time()
         async with asyncio.timeout(PROMPT_S):
             await stand.expect_reply(turn)
+            assert asyncio.get_running_loop().time() == asked, "the reply has waited for the log"
             await stand.expect_reply(after)
             await member.watcher.expect_settled(2)
         assert log.asked == 1
@@ -328,6 +335,7 @@ async def test_a_log_that_is_frozen_holds_up_neither_the_final_reply_nor_the_ses
         assert (await logged(log, turn))[-1][0] == "1048575-0"
 
 
+@pytest.mark.usefixtures("clock")
 async def test_a_log_that_stays_frozen_does_not_hold_up_the_shutdown(stand: Stand) -> None:
     async with asyncio.timeout(3):
         async with stand.running(delta_log=FrozenLog()):

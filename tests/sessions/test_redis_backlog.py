@@ -205,7 +205,7 @@ async def test_a_damaged_refusal_is_named_and_the_lock_given_back(
         with pytest.raises(RecordCorrupt, match="'s'"):
             async with leasing.lease("s", turn_id="t"):
                 pass
-    async with asyncio.timeout(5), locks.acquire("s"):
+    async with asyncio.timeout(20), locks.acquire("s"):
         assert await store.begin("s", "t") == 1
 
 

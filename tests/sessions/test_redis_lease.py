@@ -26,6 +26,9 @@ from tests.sessions.stubs import KINDS, dialog, said, take
 
 pytestmark = pytest.mark.redis
 
+PATIENCE_S = 20.0
+"""Less than the life of a lock, so that nobody gets one because it ended."""
+
 
 class Side:
     """A store and a lock backend, as a process has them."""
@@ -184,7 +187,7 @@ async def test_who_waits_gets_what_the_holder_saved(sides: list[Side], redis: Re
         while not await redis.hlen(waiters):
             await asyncio.sleep(0.002)
         await lease.save(saved := turn(None, "t1"))
-        async with asyncio.timeout(1.0):
+        async with asyncio.timeout(PATIENCE_S):
             assert await waiter == saved
 
 
@@ -200,7 +203,7 @@ async def test_leases_and_plain_locks_exclude_each_other(sides: list[Side]) -> N
             await asyncio.sleep(0.001)
             inside -= 1
 
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         await asyncio.gather(*(work(number) for number in range(18)))
     assert most == 1
 
@@ -294,9 +297,9 @@ async def test_taking_up_may_be_cancelled_at_any_step(sides: list[Side], steps: 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    async with asyncio.timeout(1.0), sides[1].leasing.lease("s", turn_id="t") as lease:
+    async with asyncio.timeout(PATIENCE_S), sides[1].leasing.lease("s", turn_id="t") as lease:
         assert lease.begun == 1
-    async with asyncio.timeout(1.0), side.leasing.lease("s") as lease:
+    async with asyncio.timeout(PATIENCE_S), side.leasing.lease("s") as lease:
         assert lease.record is None
 
 
@@ -316,7 +319,7 @@ async def test_a_save_may_be_cancelled_at_any_step(sides: list[Side], steps: int
         await asyncio.sleep(0)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    async with asyncio.timeout(1.0), sides[1].leasing.lease("s", turn_id="t") as lease:
+    async with asyncio.timeout(PATIENCE_S), sides[1].leasing.lease("s", turn_id="t") as lease:
         if lease.record is not None:
             assert lease.record.chat_ctx.items[0] == ChatMessage("user", "one")
             assert list(lease.record.turns.outcomes) == ["t"]

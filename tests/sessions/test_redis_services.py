@@ -141,7 +141,7 @@ async def test_a_lost_node_of_a_cluster_takes_only_its_sessions(redis_group: Red
     for port in ports:
         async with Redis(host="127.0.0.1", port=port) as client:
             await client.config_set("cluster-require-full-coverage", "no")
-    store = RedisSessionStore(f"redis+cluster://127.0.0.1:{ports[0]}?socket_timeout=1")
+    store = RedisSessionStore(f"redis+cluster://127.0.0.1:{ports[0]}")
     names = [f"user-{n}" for n in range(20)]
     for name in names:
         await store.save(name, make_record([name]))

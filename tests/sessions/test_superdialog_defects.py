@@ -342,7 +342,7 @@ async def test_10_nothing_is_left_of_a_session_that_nobody_works_on(store: InMem
 
 async def test_10_close_session_inside_acquire_ends_at_once(store: InMemorySessionStore) -> None:
     worker = worker_on(store)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         async with worker.acquire("s") as handle:
             await handle.turn("one")
             await worker.close_session("s")

@@ -212,7 +212,7 @@ async def test_close_session_without_persist_forgets_a_session_wherever_it_is_in
 async def test_close_session_without_persist_inside_the_block_forgets_the_session_with_it(store: LookingStore) -> None:
     worker = SessionWorker(agent_factory=Plain, store=store)
     await take(worker, "one")
-    async with asyncio.timeout(5), worker.acquire("s") as handle:
+    async with asyncio.timeout(60), worker.acquire("s") as handle:
         await handle.turn("goodbye")
         await worker.close_session("s", persist=False)
     assert await said(store) is None

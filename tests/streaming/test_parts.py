@@ -138,7 +138,7 @@ async def test_what_comes_while_the_log_is_slow_is_written_together() -> None:
     writer.line("s", "t").write(END)
     assert not await writer.line("s", "t").written(timeout=0.01)
     log.go_on.set()
-    assert await writer.line("s", "t").written(timeout=5)
+    assert await writer.line("s", "t").written(timeout=60)
     assert log.batches == [1, 50]
     assert (await log.bodies())[-2:] == ["1.49", "end"]
     assert troubles == []
@@ -156,10 +156,10 @@ async def test_memory_is_bounded_and_the_end_is_kept(monkeypatch: pytest.MonkeyP
     for index in range(1, 1000):
         line.write(delta(index))
     log.go_on.set()
-    assert await line.written(timeout=5)  # it has room again, but what follows would stand behind a gap
+    assert await line.written(timeout=60)  # it has room again, but what follows would stand behind a gap
     line.write(delta(1000))
     line.write(END)
-    assert await line.written(timeout=5)
+    assert await line.written(timeout=60)
     assert await log.bodies() == [*(f"1.{index}" for index in range(11)), "end"]
 
 
@@ -172,7 +172,7 @@ async def test_another_attempt_is_written_again_after_a_gap(monkeypatch: pytest.
     await asyncio.sleep(0)
     writer.line("s", "t").write(delta(0, attempt=2))
     log.go_on.set()
-    assert await writer.line("s", "t").written(timeout=5)
+    assert await writer.line("s", "t").written(timeout=60)
     assert await log.bodies() == ["2.0"]
 
 
@@ -184,7 +184,7 @@ async def test_all_turns_together_are_bounded(monkeypatch: pytest.MonkeyPatch) -
         writer.line("s", f"t{turn}").write(LogEntry(StreamOffset.of(1, 0), "x" * 10))
     assert writer.size == 100
     log.go_on.set()
-    assert await writer.line("s", "t0").written(timeout=5)
+    assert await writer.line("s", "t0").written(timeout=60)
     assert await log.bodies("t9") == ["x" * 10]
     assert await log.bodies("t10") == []
     assert writer.size == 0
@@ -198,12 +198,12 @@ async def test_the_end_is_tried_again_and_then_given_up(monkeypatch: pytest.Monk
     log.errors = [OSError("one"), OSError("two")]
     writer.line("s", "t").write(delta(0))
     writer.line("s", "t").write(END)
-    assert await writer.line("s", "t").written(timeout=5)
+    assert await writer.line("s", "t").written(timeout=60)
     assert await log.bodies() == ["end"]
     assert troubles == ["OSError: one", "OSError: two"]
     log.errors = [OSError(str(number)) for number in range(5)]
     writer.line("s", "u").write(END)
-    assert await writer.line("s", "u").written(timeout=5)
+    assert await writer.line("s", "u").written(timeout=60)
     assert len(log.errors) == 5 - writer_module.ENDING_TRIES
 
 
@@ -217,10 +217,10 @@ async def test_an_attempt_of_which_an_append_failed_is_written_no_further() -> N
     for index in range(1, 4):
         line.write(delta(index))
     log.go_on.set()
-    assert await line.written(timeout=5)
+    assert await line.written(timeout=60)
     line.write(delta(4))
     line.write(END)
-    assert await line.written(timeout=5)
+    assert await line.written(timeout=60)
     assert await log.bodies() == ["end"]
 
 

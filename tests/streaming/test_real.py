@@ -7,7 +7,6 @@ import asyncio
 import os
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -46,7 +45,7 @@ async def _consumer(environment: dict[str, str]) -> AsyncIterator[asyncio.subpro
     )
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while b" ready:" not in await process.stdout.readline():
                 assert process.returncode is None, "it has ended"
         yield process
@@ -56,6 +55,7 @@ async def _consumer(environment: dict[str, str]) -> AsyncIterator[asyncio.subpro
             await process.communicate()
 
 
+@pytest.mark.timeout(240)
 async def test_an_answer_goes_on_in_another_process_and_is_read_from_any_offset(
     amqp_url: str, redis_url: str, namespace: str, tmp_path: Path
 ) -> None:
@@ -73,17 +73,17 @@ async def test_an_answer_goes_on_in_another_process_and_is_read_from_any_offset(
     async with _consumer(environment) as first, Client.from_settings(settings) as client:
 
         async def listen() -> None:
-            async for reply in client.stream("s", f"count {marker}", id="t"):
+            async for reply in client.stream("s", f"count {marker}", id="t", timeout=100):
                 seen.append(reply)
 
-        async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(100), asyncio.TaskGroup() as tasks:
             tasks.create_task(listen())
             late: list[OutboundReply] = []
-            reading = client.read_stream("s", "t")  # before the turn has begun
+            reading = client.read_stream("s", "t", timeout=100)  # before the turn has begun
             while _shown(late) != "1:1 1:2 1:3 ":
                 late.append(await anext(reading))
             await reading.aclose()
-            while not marker.exists() or not marker.read_text():
+            while not marker.exists():
                 await asyncio.sleep(0.02)
             assert int(marker.read_text()) == first.pid
             os.kill(first.pid, signal.SIGKILL)
@@ -117,7 +117,7 @@ async def test_an_answer_goes_on_in_another_process_and_is_read_from_any_offset(
         with pytest.raises(StreamNotFound, match="'other' of session 's'"):
             async for _ in another.read_stream("s", "other", timeout=0.2):
                 pass
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):  # and not at the end of the patience that readers have
             with pytest.raises(StreamNotFound):
                 async for _ in another.read_stream("s", "other", after="1-3"):
                     pass
@@ -162,9 +162,14 @@ async def test_deltas_stand_before_the_final_reply_on_both_ways(amqp_url: str, n
 
 
 async def test_a_redis_that_stands_still_holds_up_no_final_reply(
-    amqp_url: str, namespace: str, private_redis: Callable[..., Awaitable[PrivateRedis]]
+    amqp_url: str,
+    namespace: str,
+    private_redis: Callable[..., Awaitable[PrivateRedis]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Only the log is in that Redis. What was kept back is written when it goes on."""
+    """Only the log is in that Redis, and its answer would be waited for until the test is given up. What was kept back
+    is written when it goes on."""
+    monkeypatch.setattr("sdqueue.streaming.redis.APPEND_S", 600)
     redis = await private_redis()
     topology = Topology(namespace, 2)
 
@@ -173,26 +178,24 @@ async def test_a_redis_that_stands_still_holds_up_no_final_reply(
             yield f"{number} "
             await asyncio.sleep(0.002)
 
-    log = RedisDeltaLog(redis.url, namespace=namespace, limits=LogLimits(ttl_s=60))
+    url = f"{redis.url}?socket_timeout=600&socket_connect_timeout=600"
+    log = RedisDeltaLog(url, namespace=namespace, limits=LogLimits(ttl_s=600))
     async with RabbitMQBroker(amqp_url, topology) as broker, Client(broker, delta_log=log) as client:
         await broker.apply()
         worker = SessionWorker(agent_factory=lambda: FunctionAgent(words))
-        async with Consumer(broker, worker, ConsumerOptions(name="c"), delta_log=log), asyncio.timeout(60):
+        async with Consumer(broker, worker, ConsumerOptions(name="c"), delta_log=log), asyncio.timeout(100):
 
-            async def took(turn: str) -> float:
-                """Seconds from the question to the final reply."""
-                started = time.monotonic()
+            async def talk(turn: str) -> None:
                 replies = [reply async for reply in client.stream(turn, "x", id=turn)]
                 assert [reply.kind for reply in replies[-2:]] == ["delta", "final"]
-                return time.monotonic() - started
 
-            usual = min([await took(f"usual {number}") for number in range(5)])
+            await talk("usual")
             redis.pause()
             try:
-                frozen = min([await took(f"frozen {number}") for number in range(5)])
+                for number in range(5):
+                    await talk(f"frozen {number}")
             finally:
                 redis.resume()
-            assert frozen < usual + 0.05
             texts = [r.text async for r in client.read_stream("frozen 4", "frozen 4", timeout=30)]
             assert texts[-1] == "".join(f"{n} " for n in range(20))
     await log.aclose()

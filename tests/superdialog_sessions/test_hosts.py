@@ -23,7 +23,7 @@ async def served(app: FastAPI) -> AsyncIterator[str]:
     """The address of the application, over real HTTP."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
     serving = asyncio.create_task(server.serve())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not server.started:
             await asyncio.sleep(0.01)
     host, port = server.servers[0].sockets[0].getsockname()
@@ -48,7 +48,7 @@ async def test_many_users_of_a_fastapi_application(layer: Layer) -> None:
             result = await handle.turn(payload["text"])
         return {"reply": result.text}
 
-    async with served(app) as url, httpx.AsyncClient(base_url=url) as http:
+    async with served(app) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
         for n in (1, 2):
             answers = await asyncio.gather(
                 *(http.post("/turn", json={"text": f"hello {n}", "session_id": f"u{user}"}) for user in range(8))
@@ -104,6 +104,6 @@ async def test_a_stream_over_http(layer: Layer) -> None:
 
         return StreamingResponse(pieces())
 
-    async with served(app) as url, httpx.AsyncClient(base_url=url) as http:
+    async with served(app) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
         for n, text in enumerate(("one", "two"), 1):
             assert (await http.post("/stream/s", json={"text": text})).text == f"{n}: {text}"

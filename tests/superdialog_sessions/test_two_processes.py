@@ -8,6 +8,7 @@ import os
 from collections import defaultdict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,10 @@ async def test_no_turn_is_lost_and_every_history_is_in_order(backend: Plan, max_
     """
     plans = [_plan(backend, name, max_sessions) for name in "AB"]
     async with _process(plans[0]) as first, _process(plans[1]) as second:
-        lines = await asyncio.gather(_talked(first), _talked(second))
+        begun = await asyncio.gather(_begun(first), _begun(second))
+        lines = [
+            [*b, *more] for b, more in zip(begun, await asyncio.gather(_talked(first), _talked(second)), strict=True)
+        ]
     said = _said_by_session([*lines[0], *lines[1]])
     records = await _records(plans[0])
     assert set(records) == set(said) == {f"{brain}-{n}" for brain in BRAINS for n in range(plans[0].sessions)}
@@ -55,16 +59,13 @@ async def test_no_turn_is_lost_and_every_history_is_in_order(backend: Plan, max_
 async def test_a_killed_process_takes_nothing_with_it(backend: Plan) -> None:
     """Given two processes in the same sessions, when one is killed (SIGKILL) in the middle, then the other goes on,
     and all that the dead one has announced is there."""
-    plans = [_plan(backend, name, 0) for name in "AB"]
+    plans = [replace(_plan(backend, "A", 0), dies_after=15), _plan(backend, "B", 0)]
     async with _process(plans[0]) as dying, _process(plans[1]) as living:
-        going_on = asyncio.create_task(_talked(living))
-        dying.say("go")
-        announced = [json.loads(await dying.stdout.readline()) for _ in range(15)]
-        dying.kill()
-        rest = await dying.stdout.read()
-        announced += [json.loads(line) for line in rest.splitlines(keepends=True) if line.endswith(b"\n")]
-        lines = await going_on
-    assert len(announced) < plans[0].turns * plans[0].sessions * len(BRAINS), "it was done before it was killed"
+        announced, lines = await asyncio.gather(_begun(dying), _begun(living))
+        dying.say("go on")
+        lines += await _talked(living)
+        announced += _read(await dying.stdout.read())
+    assert len(announced) == 15
     said = _said_by_session([*announced, *lines])
     for session_id, record in (await _records(plans[0])).items():
         texts = _texts(record)
@@ -89,11 +90,25 @@ async def _process(plan: Plan) -> AsyncIterator[Forked]:
         yield process
 
 
+async def _begun(process: Forked) -> list[dict[str, Any]]:
+    """What it has to say in the first turn of each session."""
+    process.say("begin")
+    out = b""
+    while (line := await process.stdout.readline()) != b"begun\n":
+        assert line, out.decode()
+        out += line
+    return _read(out)
+
+
 async def _talked(process: Forked) -> list[dict[str, Any]]:
-    """All that it has to say."""
-    process.say("go")
+    """All that it has to say then."""
+    process.say("go on")
     out = await process.stdout.read()
     assert await process.wait() == 0, out.decode()
+    return _read(out)
+
+
+def _read(out: bytes) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.splitlines()]
 
 

@@ -26,7 +26,8 @@ from tests.nursery import NURSERY
 
 SESSION: Final = "s"
 PARTITIONS: Final = 1
-PATIENCE_S: Final = 30.0
+PATIENCE_S: Final = 100.0
+"""Seconds for a turn in a process of its own; the first one waits for all imports of all such processes."""
 
 
 @dataclass(frozen=True)

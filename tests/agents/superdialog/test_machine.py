@@ -83,6 +83,7 @@ def nodes(answers: list[Said]) -> list[str]:
 
 
 @pytest.mark.parametrize(("name", "script"), CONVERSATIONS.values(), ids=CONVERSATIONS)
+@pytest.mark.timeout(300)
 async def test_a_process_for_every_turn_answers_as_one_for_all(
     name: str, script: Script, office: Office, amqp_url: str, redis_url: str, namespace: str
 ) -> None:
@@ -127,6 +128,7 @@ async def test_the_conversations_go_where_they_are_meant_to(name: str, office: O
 
 
 @pytest.mark.parametrize("name", ["max_turns", "interrupted intents"])
+@pytest.mark.timeout(300)
 async def test_without_its_keeper_a_machine_goes_elsewhere(
     name: str, amqp_url: str, redis_url: str, namespace: str
 ) -> None:

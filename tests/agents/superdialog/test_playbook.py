@@ -28,6 +28,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service
 
 @pytest.mark.parametrize("agent", [PLAYBOOK, *[MACHINE] * COMPACTS, LLM, LANGCHAIN])
 @pytest.mark.parametrize("script", [ALL, STREAMED], ids=["whole", "in pieces"])
+@pytest.mark.timeout(300)
 async def test_a_process_for_every_turn_answers_as_one_for_all(
     script: Script, agent: str, service: Service, amqp_url: str, redis_url: str, namespace: str
 ) -> None:

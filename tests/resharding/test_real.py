@@ -26,6 +26,9 @@ SESSIONS = 90
 PAUSE_S = 0.005
 """Between two turns; about 150 a second where the machine has time for it."""
 
+UNANSWERED = 3000
+"""So far the producer gets ahead of the consumers, and no farther where the machine has little time for them."""
+
 AGENT = """
 import asyncio, random
 
@@ -62,6 +65,7 @@ class Producer:
                 # Not awaited one by one: the broker keeps the order of what one channel publishes.
                 tasks.create_task(self.broker.publish(self.broker.topology.turns, key, Message(body), timeout=60))
                 await asyncio.sleep(PAUSE_S)
+                await self.until_answered(len(self.sent_at) - UNANSWERED)
 
     def on_reply(self, delivery: Delivery) -> None:
         delivery.subscription.ack(delivery)

@@ -17,8 +17,7 @@ from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.servers.redis import PrivateRedis
 
 SEED = 3
-"""It closes all connections, replaces a consumer, pauses one and kills one, and does not restart the broker, which takes
-long."""
+"""It closes all connections, replaces, pauses and kills consumers, and does not restart the broker: that takes long."""
 
 
 @pytest.mark.chaos

@@ -57,7 +57,7 @@ class Proxy:
     @asynccontextmanager
     async def listening(self) -> AsyncIterator[Proxy]:
         server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"amqp://guest:guest@127.0.0.1:{server.sockets[0].getsockname()[1]}/?heartbeat=1"
+        self.url = f"amqp://guest:guest@127.0.0.1:{server.sockets[0].getsockname()[1]}/?heartbeat=2"
         try:
             yield self
         finally:
@@ -254,7 +254,7 @@ async def test_a_silent_connection_is_given_up(
             await far.publish(topology.turns, "0000", Message(b"x"), timeout=1)
         assert not patient.done(), "it has waited for its own time only"
         closing = asyncio.create_task(other.close())
-        async with asyncio.timeout(25):  # aiormq waits for three heartbeats of a second and one more
+        async with asyncio.timeout(25):  # aiormq waits for three heartbeats of two seconds and one more
             assert await subscription.wait_lost()
             await closing
         proxy.speak()

@@ -95,7 +95,7 @@ async def site(tmp_path: Path, secured: Secured) -> AsyncIterator[Site]:
 # What each may do
 
 
-@pytest.mark.timeout(300)  # two dozen processes start
+@pytest.mark.timeout(600)  # two dozen processes start
 async def test_each_user_can_do_its_job(site: Site) -> None:
     """Turns in and out, streamed, asked, dead, replayed, discarded and moved to other partitions; nobody is refused."""
     secured = site.secured

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
+import warnings
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -216,10 +218,20 @@ async def test_without_any_source_every_reason_is_given(tmp_path: Path) -> None:
             pass
 
 
-def test_a_machine_without_a_docker_engine_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DOCKER_HOST", f"tcp://127.0.0.1:{free_port()}")
-    with pytest.raises(Unavailable, match="no Docker engine answers"):
-        containers.ensure_image("redis:7")
+@pytest.mark.parametrize("kind", ["tcp", "unix"])
+def test_a_machine_without_a_docker_engine_is_told_at_once_and_nothing_is_left_open(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    where = f"tcp://127.0.0.1:{free_port()}" if kind == "tcp" else f"unix://{tmp_path}/none.sock"
+    monkeypatch.setenv("DOCKER_HOST", where)
+    with warnings.catch_warnings(record=True) as left:
+        warnings.simplefilter("ignore")
+        gc.collect()  # what other tests have left
+        warnings.simplefilter("always", ResourceWarning)
+        with pytest.raises(Unavailable, match="no Docker engine answers"):
+            containers.ensure_image("redis:7")
+        gc.collect()
+    assert [str(warning.message) for warning in left] == []
 
 
 def test_an_engine_that_gets_nothing_of_an_image_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

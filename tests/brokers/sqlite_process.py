@@ -9,6 +9,7 @@ import asyncio
 import sys
 from collections.abc import Callable, Coroutine
 
+from sdqueue.brokers import sqlite_worker
 from sdqueue.brokers.broker import Delivery, Message
 from sdqueue.brokers.sqlite import SQLiteBroker
 from sdqueue.brokers.topology import Topology
@@ -66,8 +67,9 @@ async def reply(path: str) -> None:
         await until_told()
 
 
-async def echo(path: str) -> None:
-    """Answer what comes on partition 0 to its ``reply_to``."""
+async def echo(path: str, watch_s: str) -> None:
+    """Answer what comes on partition 0 to its ``reply_to``, and look by itself only every so many seconds."""
+    sqlite_worker.WATCH_S = float(watch_s)  # type: ignore[misc]  # it is final but for this
     async with SQLiteBroker(TOPOLOGY, path) as broker:
         turns: asyncio.Queue[Delivery] = asyncio.Queue()
         await broker.subscribe(TOPOLOGY.partition_queue(0), turns.put_nowait, prefetch=10)

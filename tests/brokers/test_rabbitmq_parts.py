@@ -132,6 +132,7 @@ async def test_after_a_refusal_a_lane_goes_on_with_a_fresh_channel(
     """Given three open messages of which one is refused, then the others are waited for, and what is published
     meanwhile goes out on another channel."""
     monkeypatch.setattr("sdqueue.brokers.rabbitmq.publisher.RENEW_S", 0.0)
+    monkeypatch.setattr("sdqueue.brokers.rabbitmq.publisher.DRAIN_S", 3600.0)
     tasks = [start(publisher, key) for key in ("a.1", "b.1", "c.1")]
     await settle()
     first = connection.last
@@ -170,8 +171,11 @@ async def test_a_confirm_that_does_not_come_holds_a_fresh_channel_up_for_a_momen
     assert others == [None] * 2
 
 
-async def test_a_young_channel_is_kept_when_it_refuses(publisher: Publisher, connection: FakeConnection) -> None:
+async def test_a_young_channel_is_kept_when_it_refuses(
+    publisher: Publisher, connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A full queue must not cost a channel for each message."""
+    monkeypatch.setattr("sdqueue.brokers.rabbitmq.publisher.RENEW_S", 3600.0)
     for tag in (1, 2):
         task = start(publisher, "a.1")
         await settle()
@@ -228,13 +232,17 @@ async def test_a_message_nobody_waits_for_is_not_sent_again(publisher: Publisher
 
 
 async def test_messages_that_are_never_confirmed_free_their_places(
-    publisher: Publisher, connection: FakeConnection
+    publisher: Publisher, connection: FakeConnection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A queue without a majority never confirms; what goes elsewhere must not wait behind it for ever."""
-    stuck = [start(publisher, "a.1", timeout=1.0) for _ in range(WINDOW)]
-    waiting = start(publisher, "b.1")
+    loop, passed_s = asyncio.get_running_loop(), 0.0
+    started = loop.time()
+    monkeypatch.setattr(loop, "time", lambda: started + passed_s)
+    stuck = [start(publisher, "a.1", timeout=10) for _ in range(WINDOW)]
+    waiting = start(publisher, "b.1", timeout=30)
     await settle()
     assert "b.1" not in connection.published()
+    passed_s = 11.0
     outcomes = await asyncio.gather(*stuck, return_exceptions=True)
     assert all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes)
     assert connection.published()[-1] == "b.1"
@@ -430,6 +438,9 @@ async def test_a_delivery_has_all_that_was_published(connection: FakeConnection)
 
 async def test_a_connection_that_never_came_is_collected_in_any_thread() -> None:
     """aio-pika's own starts a task to close itself then, which a thread without a loop cannot."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()  # what other tests have left says nothing of this one
     link = [GuardedConnection(URL("amqp://localhost/"), asyncio.get_running_loop())]
 
     def collect() -> list[str]:

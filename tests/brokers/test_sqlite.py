@@ -95,13 +95,13 @@ async def test_outside_of_its_block_it_says_how_it_is_used(path: Path) -> None:
 
 
 async def test_entering_waits_for_nothing_and_leaving_leaves_nothing_running(path: Path) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     async with SQLiteBroker(TOPOLOGY, path) as broker:
         assert not path.exists()
         await broker.apply()
         await broker.subscribe(QUEUE, Inbox(), prefetch=5)
         assert len(list(members(path).iterdir())) == 2
-    assert threading.active_count() == before
+    assert not set(threading.enumerate()) - before
     assert list(members(path).iterdir()) == []
     assert query(path, "SELECT * FROM broker_subscriptions") == []
 
@@ -158,12 +158,15 @@ async def test_a_locked_database_is_named_in_the_time_given_and_used_again_when_
     connection = sqlite3.connect(path, isolation_level=None)
     try:
         connection.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.ensure_future(publish(broker, b"patient"))
+        assert broker._worker is not None
+        async with asyncio.timeout(20):
+            while not broker._worker.trouble:  # until it has found the lock taken
+                await asyncio.sleep(0.01)
         with pytest.raises(BrokerUnavailable, match=r"within 0\.2 s.*another process"):
             await broker.publish(TOPOLOGY.turns, "0000", Message(b"given up"), timeout=0.2)
         with pytest.raises(BrokerUnavailable, match="another process"):
             await broker.subscribe(QUEUE, Inbox(), prefetch=1, timeout=0.1)
-        waiting = asyncio.ensure_future(publish(broker, b"patient"))
-        await asyncio.sleep(0)
         connection.execute("ROLLBACK")
         await waiting
     finally:

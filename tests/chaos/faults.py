@@ -145,6 +145,7 @@ async def fail_over(stage: Stage) -> None:
     assert group is not None, f"{stage.scenario.name} needs a store with Sentinel"
     assert sentinel is not None
     group.kill(sentinel.primary_index)
+    stage.failed_over_at = time.monotonic()
 
 
 async def empty_store(stage: Stage) -> None:

@@ -50,6 +50,11 @@ class Member:
         """Whether it has not ended; a paused one has not."""
         return self.process.poll() is None
 
+    @property
+    def consumes(self) -> bool:
+        """Whether it has said that it does."""
+        return " ready: " in self.log.read_text(errors="replace")
+
     async def ready(self) -> None:
         """Wait until it has said that it consumes.
 
@@ -57,7 +62,7 @@ class Member:
             RuntimeError: it has ended instead, or does not come up; the message has the end of its log.
         """
         deadline = asyncio.get_running_loop().time() + READY_S
-        while " ready: " not in self.log.read_text(errors="replace"):
+        while not self.consumes:
             if not self.alive or asyncio.get_running_loop().time() > deadline:
                 raise RuntimeError(f"consumer {self.name} is not ready:\n{self.tail()}")
             await asyncio.sleep(0.05)

@@ -97,7 +97,9 @@ class Stage:
         self._patience_s = patience_s
         self.servers = servers
         self.chance = random.Random(f"{seed} {scenario.name}")
+        self._victims = random.Random(f"{seed} {scenario.name} victims")
         self.emptied_at: float | None = None
+        self.failed_over_at: float | None = None
         self.done: list[str] = []
         """The faults that were done, with the seconds from the start of the load."""
         self.namespace = f"chaos-{secrets.token_hex(4)}"
@@ -152,12 +154,13 @@ class Stage:
         return time.monotonic() < self.producer.started_at + 0.85 * self.scenario.load.seconds
 
     def busiest(self) -> Member:
-        """The consumer that began a turn last."""
+        """The consumer that began a turn last; while none has, any that consumes."""
         alive = {member.pid: member for member in self.pool.alive}
         for event in reversed(journal.events(self.pool.journal)):
             if event["pid"] in alive:
                 return alive[event["pid"]]
-        return self.chance.choice(list(alive.values()))
+        # Not by the chance that chooses the faults: how fast the first turn begins must not change what comes next.
+        return self._victims.choice([m for m in alive.values() if m.consumes] or list(alive.values()))
 
     async def _play(self) -> Evidence:
         await self.servers.heal()
@@ -206,7 +209,7 @@ class Stage:
 
     async def _end(self) -> int:
         """Let the consumers end in order, and count what they leave. Repeats may be on their way: those get time."""
-        for _ in range(QUIET_TRIES):
+        for number in range(QUIET_TRIES):
             await self.pool.stop([member for member in self.pool.members if member.alive])
             left_over = await self._waiting()
             if not left_over:
@@ -215,7 +218,7 @@ class Stage:
             deadline = time.monotonic() + 10
             while await self._waiting() and time.monotonic() < deadline:
                 await asyncio.sleep(0.1)
-            await asyncio.sleep(1)  # nothing tells from outside that a repeat was acknowledged
+            await asyncio.sleep(2**number)  # nothing tells from outside that a repeat was acknowledged
         return left_over
 
     async def _waiting(self) -> int:

@@ -17,10 +17,11 @@ from tests.servers.rabbitmq import PrivateRabbitMQ
 from tests.servers.redis import PrivateRedis
 
 SEED = 3
-"""It kills a consumer, freezes Redis, and closes all connections, and does not restart the broker, which takes long."""
+"""It closes all connections, replaces, pauses and kills consumers, and does not restart the broker: that takes long."""
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(300)
 async def test_a_random_attack_breaks_no_promise(
     private_rabbitmq: Callable[..., Awaitable[PrivateRabbitMQ]],
     private_redis: Callable[..., Awaitable[PrivateRedis]],

@@ -158,7 +158,7 @@ class Running:
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
 
-    def answers(self, more: int, *, within_s: float = 60.0) -> None:
+    def answers(self, more: int, *, within_s: float = 120.0) -> None:
         """Wait until so many more turns are answered.
 
         Raises:

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -301,18 +302,28 @@ def test_the_servers_reach_nothing(project: Project) -> None:
     assert len(ways_out("consumer")) == len(ways_out("producer")) == 1
 
 
+def owned_by(project: Project, count: int, *, within_s: float = 60.0) -> None:
+    """Wait until so many consumers have queues; one that is healthy may not have got its share yet."""
+    deadline = time.monotonic() + within_s
+    while True:
+        pool = json.loads(project.exec("producer", "sdqueue", "topology", "owners", "--json"))
+        if len({queue["owner"] for queue in pool["queues"]}) == count:
+            return
+        assert time.monotonic() < deadline, pool
+        time.sleep(0.5)
+
+
 @pytest.mark.engine
 @pytest.mark.timeout(600)
 def test_nothing_is_lost_when_it_is_scaled_broken_and_restarted_under_load(
     project: Project, sdqueue_image: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with project.load("--sessions=200", "--rate=40") as load:
+    with project.load("--sessions=200", "--rate=40", "--seconds=900") as load:  # longer than all that is done to it
         load.answers(60)
         project.up("--no-recreate", "--scale=consumer=4")
         assert len(project.containers("consumer")) == 4
         load.answers(60)
-        pool = json.loads(project.exec("producer", "sdqueue", "topology", "owners", "--json"))
-        assert len({queue["owner"] for queue in pool["queues"]}) == 4
+        owned_by(project, 4)
 
         project.crash(project.containers("consumer")[1], sdqueue_image)
         load.answers(60)

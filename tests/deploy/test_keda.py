@@ -46,7 +46,7 @@ class Management:
         assert metadata["useRegex"] == "true"
         query = f"page=1&use_regex=true&pagination=false&name={quote_plus(metadata['queueName'])}"
         query += f"&page_size={metadata['pageSize']}"
-        async with httpx.AsyncClient(auth=("sdqueue-monitor", "monitor")) as http:
+        async with httpx.AsyncClient(auth=("sdqueue-monitor", "monitor"), timeout=30) as http:
             return await http.get(f"{self._address}/api/queues/{quote(VHOST)}?{query}")
 
     async def backlog(self, **changed: str) -> int:
@@ -119,7 +119,7 @@ async def management(node: tuple[LocalManagement, int]) -> AsyncIterator[Managem
     server, port = node
     await server.start()
     yield Management(server, port)
-    async with httpx.AsyncClient(auth=("guest", "guest"), base_url=f"http://127.0.0.1:{port}/api") as http:
+    async with httpx.AsyncClient(auth=("guest", "guest"), base_url=f"http://127.0.0.1:{port}/api", timeout=60) as http:
         rights = (await http.get(f"/vhosts/{VHOST}/permissions")).json()
         (await http.delete(f"/vhosts/{VHOST}")).raise_for_status()
         (await http.put(f"/vhosts/{VHOST}")).raise_for_status()

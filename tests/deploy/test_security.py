@@ -95,6 +95,7 @@ async def site(tmp_path: Path, secured: Secured) -> AsyncIterator[Site]:
 # What each may do
 
 
+@pytest.mark.timeout(600)  # two dozen processes start
 async def test_each_user_can_do_its_job(site: Site) -> None:
     """Turns in and out, streamed, asked, dead, replayed, discarded and moved to other partitions; nobody is refused."""
     secured = site.secured
@@ -311,11 +312,15 @@ async def test_a_connection_that_cannot_be_trusted_is_refused_and_told(
 
 async def expect_distrust(url: str, told: str) -> None:
     """See that an address is not used, and what is said about it, without its password."""
-    with pytest.raises((BrokerUnavailable, StoreUnavailable)) as refused:
-        await reach(url)
-    assert told in str(refused.value)
-    assert re.search("@127.0.0.[12]", str(refused.value))
-    assert urlsplit(url).password not in str(refused.value)
+    for _ in range(10):  # there is nothing to say yet where the time is over before the first attempt is
+        with pytest.raises((BrokerUnavailable, StoreUnavailable)) as refused:
+            await reach(url)
+        said = str(refused.value)
+        if told in said:
+            break
+    assert told in said
+    assert re.search("@127.0.0.[12]", said)
+    assert urlsplit(url).password not in said
 
 
 async def reach(url: str) -> None:

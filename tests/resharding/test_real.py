@@ -20,11 +20,14 @@ from sdqueue.errors import TopologyMissing
 from sdqueue.messages import OutboundReply, partition_of, routing_key
 from tests.cli.place import Place, Result, expect_line
 
-pytestmark = [pytest.mark.rabbitmq, pytest.mark.redis, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.rabbitmq, pytest.mark.redis, pytest.mark.timeout(600)]
 
 SESSIONS = 90
 PAUSE_S = 0.005
 """Between two turns; about 150 a second where the machine has time for it."""
+
+UNANSWERED = 1000
+"""So far the producer gets ahead of the consumers, and no farther where the machine has little time for them."""
 
 AGENT = """
 import asyncio, random
@@ -62,6 +65,9 @@ class Producer:
                 # Not awaited one by one: the broker keeps the order of what one channel publishes.
                 tasks.create_task(self.broker.publish(self.broker.topology.turns, key, Message(body), timeout=60))
                 await asyncio.sleep(PAUSE_S)
+                while len(self.sent_at) - len(self.replies) > UNANSWERED:
+                    self.arrived.clear()
+                    await self.arrived.wait()
 
     def on_reply(self, delivery: Delivery) -> None:
         delivery.subscription.ack(delivery)
@@ -122,7 +128,13 @@ class Site:
         return process
 
     async def reshard(self, partitions: int) -> Result:
-        return await self.place.run("topology", "reshard", "--partitions", str(partitions), "--json", *self.shared)
+        """Run the command, and give it more time than its own patience: it says what it has waited for."""
+        arguments = ("topology", "reshard", "--partitions", str(partitions), "--json", *self.shared)
+        process = await self.place.start(*arguments)
+        async with asyncio.timeout(150):
+            out, err = await process.communicate()
+        assert process.returncode is not None
+        return Result(process.returncode, out.decode(), err.decode())
 
 
 async def test_8_to_16_to_5_under_load(site: Site, producer: Producer, capsys: pytest.CaptureFixture[str]) -> None:

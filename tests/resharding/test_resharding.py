@@ -123,7 +123,7 @@ async def test_whoever_takes_a_queue_in_the_middle_is_waited_for_and_named(world
             await world.send("s", 4)
 
     with pytest.raises(ReshardingFailed, match=rf"{queue} has not handed out"):
-        await world.reshard(8, Life(before=intrude), options=ReshardOptions(prefetch=3, patience_s=0.3))
+        await world.reshard(8, Life(before=intrude), options=ReshardOptions(prefetch=3, patience_s=1.0))
     assert await world.store.backlogged() == {}
     await inbox.deliveries[0].subscription.close()
     await world.reshard(8)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import queue
 import secrets
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,11 +37,9 @@ def ensure_image(image: str) -> None:
     Raises:
         Unavailable: no engine answers, or it cannot get the image.
     """
-    try:
-        client = docker.from_env(timeout=5)
-        client.ping()
-    except (DockerException, RequestException) as error:
-        raise Unavailable("no Docker engine answers") from error
+    client = _engine()
+    if client is None:
+        raise Unavailable("no Docker engine answers")
     try:
         client.images.get(image)
     except ImageNotFound:
@@ -47,6 +48,20 @@ def ensure_image(image: str) -> None:
         raise Unavailable(f"the Docker engine fails: {error}") from error
     finally:
         client.close()
+
+
+def _engine() -> docker.DockerClient | None:
+    """A client of the engine that answers, if there is one."""
+    with contextlib.suppress(DockerException, RequestException):
+        client = docker.from_env(timeout=5)
+        client.ping()
+        return client
+    # Its library leaves sockets that did not connect to the garbage collector, which would complain in whatever test
+    # runs by then.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
+    return None
 
 
 def _pull(client: docker.DockerClient, image: str) -> None:

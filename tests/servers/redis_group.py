@@ -110,6 +110,8 @@ class RedisGroup:
             await command(port, "CLUSTER MEET", "127.0.0.1", ports[0], buses[0])
         for port in ports:
             await until(_cluster_is_ok, port)
+        for port in ports:  # it makes a short start, and would take a node for dead where the machine pauses
+            await command(port, "CONFIG SET", "cluster-node-timeout", 60_000)
         return ports
 
     def kill(self, index: int) -> None:

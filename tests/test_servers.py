@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import shutil
 import signal
@@ -83,6 +84,16 @@ def test_an_image_can_be_named_and_is_otherwise_that_of_the_release(kind: Kind) 
     assert kind.image({"SDQUEUE_TEST_SERVERS": "trixie"}) == kind.releases[1].image
     named = {kind.image_variable: "mine/server:1", "SDQUEUE_TEST_SERVERS": "trixie"}
     assert kind.image(named) == "mine/server:1"
+
+
+def test_an_engine_that_is_not_there_leaves_no_socket_to_the_garbage_collector(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which would complain of it in any later test."""
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/docker.sock")
+    with pytest.raises(Unavailable, match="no Docker engine answers"):
+        containers.ensure_image("mine/server:1")
+    gc.collect()
 
 
 async def test_a_named_image_is_what_the_engine_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import queue
 import secrets
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import docker  # type: ignore[import-untyped]  # docker ships no types
 from docker.errors import DockerException, ImageNotFound  # type: ignore[import-untyped]  # the same
@@ -35,9 +37,10 @@ def ensure_image(image: str) -> None:
         Unavailable: no engine answers, or it cannot get the image.
     """
     try:
+        _reach()
         client = docker.from_env(timeout=5)
         client.ping()
-    except (DockerException, RequestException) as error:
+    except (DockerException, RequestException, OSError) as error:
         raise Unavailable("no Docker engine answers") from error
     try:
         client.images.get(image)
@@ -47,6 +50,18 @@ def ensure_image(image: str) -> None:
         raise Unavailable(f"the Docker engine fails: {error}") from error
     finally:
         client.close()
+
+
+def _reach() -> None:
+    """Connect to the engine's socket on this machine, where it is to be there.
+
+    docker-py leaves a socket that cannot be connected to the garbage collector, which complains in some later test.
+    """
+    address = urlsplit(os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock")
+    if address.scheme == "unix":
+        with socket.socket(socket.AF_UNIX) as trying:
+            trying.settimeout(5)
+            trying.connect(address.path)
 
 
 def _pull(client: docker.DockerClient, image: str) -> None:

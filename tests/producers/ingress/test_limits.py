@@ -12,7 +12,7 @@ from sdqueue_producers.ingress import IngressOptions
 from tests.producers.ingress.front import Chat, Front, body, served
 
 SMALL = IngressOptions(max_body_bytes=1000, request_timeout_s=30.0)
-HASTY = IngressOptions(max_body_bytes=1000, request_timeout_s=0.5)
+HASTY = IngressOptions(max_body_bytes=1000, request_timeout_s=1.0)
 
 
 def post(path: str = "/chat", *headers: str, content: bytes = b"") -> bytes:
@@ -81,7 +81,7 @@ async def test_a_body_shorter_than_it_says_is_no_turn() -> None:
 
 async def test_a_body_that_drips_is_refused_in_time() -> None:
     async with served(Chat(), options=HASTY) as front:
-        got = await front.raw(post("/chat", "Content-Length: 900"), more=[b"x"] * 3, pause_s=0.1, patience_s=8)
+        got = await front.raw(post("/chat", "Content-Length: 900"), more=[b"x"] * 3, pause_s=0.02, patience_s=8)
         assert got.startswith(b"HTTP/1.1 408")
         assert reason(got) == "request-timeout"
         await still_serves(front)

@@ -16,6 +16,8 @@ from tests.examples.served import consumer, started
 from tests.producers.telegram.server import TOKEN, FakeTelegram, message
 from tests.servers.process import free_port
 
+pytestmark = pytest.mark.timeout(300)
+
 KEY = "sk-alice-0123456789"
 
 

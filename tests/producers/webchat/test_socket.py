@@ -346,6 +346,7 @@ async def test_who_says_no_hello_takes_half_of_the_places_at_most() -> None:
                 pass
 
 
+@pytest.mark.timeout(300)
 async def test_two_thousand_idle_visitors_cost_little_and_hear_at_once() -> None:
     feed: Feed = MemoryFeed()
     async with web_chat(feed, max_connections=2000, heartbeat_s=600) as site:

@@ -32,6 +32,8 @@ from tests.producers.webhook.tools import (
     signed_headers,
 )
 
+pytestmark = pytest.mark.timeout(300)
+
 URLS = {"SDQUEUE_BROKER_URL": "sqlite:///q.db", "SDQUEUE_STORE_URL": "sqlite:///s.db"}
 
 

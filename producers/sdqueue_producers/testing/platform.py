@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol, Self
+from typing import Final, Protocol, Self
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
+
+PORTS: Final = range(20_000, 32_000)
+"""Where platforms listen: below the ports that systems give to connections, since one of those could be taken by
+somebody else while the platform is away."""
 
 
 class Trouble(Enum):
@@ -115,9 +120,16 @@ class FakePlatform:
         self._silence = asyncio.Event()
         self._runner = web.ServerRunner(web.Server(self._handle, access_log=None), shutdown_timeout=1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True)
-        await site.start()
-        self.port = self._runner.addresses[0][1]
+        while True:
+            port = self.port or random.choice(PORTS)
+            try:
+                await web.TCPSite(self._runner, "127.0.0.1", port, reuse_address=True).start()
+            except OSError:
+                if self.port:
+                    raise
+            else:
+                self.port = port
+                return
 
     async def _stop(self) -> None:
         self._silence.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, ClassVar, Final
 from uuid import uuid4
 
@@ -43,6 +44,22 @@ class StateBase:
     def channel(self) -> str:
         """A channel that nobody else has."""
         return f"suite-{uuid4().hex}"
+
+
+class Stopwatch:
+    """Seconds since it was made, on the machine's clock: how far a state's clock may have come while a test was busy.
+
+    A process may be kept waiting between any two calls, so a test that wants to see something before its time is over
+    must know whether it was.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """So many."""
+        return time.monotonic() - self._began
 
 
 class Pair:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sdqueue.testing.records import HOSTILE_IDS
 from sdqueue_producers.channel import Bucket
 from sdqueue_producers.state import ProducerState
-from sdqueue_producers.testing.state_base import SETTINGS, TEXTS, Pair, StateBase
+from sdqueue_producers.testing.state_base import SETTINGS, TEXTS, Pair, StateBase, Stopwatch
 
 
 class StateBuckets(StateBase):
@@ -22,12 +22,15 @@ class StateBuckets(StateBase):
 
     async def test_a_bucket_holds_its_count_and_fills_evenly(self, state: ProducerState, channel: str) -> None:
         bucket = Bucket("b", 5, 2.0)
+        watch = Stopwatch()
         waits = [await state.take(channel, [bucket]) for _ in range(6)]
         assert waits[:5] == [0] * 5
-        assert 0.2 < waits[5] <= 0.41
+        assert 0.39 - watch.seconds < waits[5] <= 0.41
+        watch = Stopwatch()
         await self.elapse(waits[5])
         assert await state.take(channel, [bucket]) == 0
-        assert 0.2 < await state.take(channel, [bucket]) <= 0.41
+        wait = await state.take(channel, [bucket])
+        assert 0.39 - max(0.0, watch.seconds - waits[5]) < wait <= 0.41
 
     async def test_a_bucket_never_holds_more_than_its_count(self, state: ProducerState, channel: str) -> None:
         bucket = Bucket("b", 3, 0.3)
@@ -80,11 +83,16 @@ class StateBuckets(StateBase):
 
     async def test_nothing_leaves_a_blocked_bucket(self, state: ProducerState, channel: str) -> None:
         bucket, other = Bucket("b", 10, 1.0), Bucket("other", 1, 600.0)
-        await state.block(channel, "b", 0.3)
-        assert 0 < await state.take(channel, [bucket]) <= 0.31
-        assert 0 < await state.take(channel, [other, bucket]) <= 0.31
+        await state.block(channel, "b", 100)
+        assert 50 < await state.take(channel, [bucket]) <= 100.1
+        assert 50 < await state.take(channel, [other, bucket]) <= 100.1
         assert await state.take(channel, [other]) == 0, "a take in vain has taken"
         assert await state.take(f"{channel}-2", [bucket]) == 0
+
+    async def test_a_block_ends(self, state: ProducerState, channel: str) -> None:
+        bucket, watch = Bucket("b", 10, 1.0), Stopwatch()
+        await state.block(channel, "b", 0.3)
+        assert 0.29 - watch.seconds < await state.take(channel, [bucket]) <= 0.31
         await self.elapse(0.4)
         assert await state.take(channel, [bucket]) == 0
 
@@ -102,9 +110,9 @@ class StateBuckets(StateBase):
         """Given takers that try as soon as they are told to, until a bucket has filled twice."""
         bucket = Bucket("b", 4, 0.4)
         taken: list[tuple[float, float]] = []  # a call is taken at some time between these
-        beginning = time.monotonic()
 
         async def taker(state: ProducerState) -> None:
+            beginning = time.monotonic()
             while time.monotonic() - beginning < 0.8:
                 before = time.monotonic()
                 wait = await state.take(channel, [bucket])

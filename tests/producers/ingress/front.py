@@ -40,7 +40,7 @@ class Chat(BaseChannel):
     paths: Sequence[str] = ("/chat", "/chat/{room}")
 
     def __init__(self, caps: Caps | None = None) -> None:
-        self.caps = Caps() if caps is None else caps
+        self.caps = Caps(ack_deadline_s=60.0) if caps is None else caps
         self.requests: list[Request] = []
         self.typed: list[tuple[Any, bool]] = []
         self.typing_done: Callable[[], None] = lambda: None
@@ -124,13 +124,21 @@ class Front:
 
     async def got(self, count: int) -> list[InboundTurn]:
         """Wait until the broker has delivered so many turns."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(self.turns) < count:
                 self._arrived.clear()
                 await self._arrived.wait()
         return self.turns
 
-    async def raw(self, data: bytes, *, end: bool = False, more: Sequence[bytes] = (), pause_s: float = 0.0) -> bytes:
+    async def raw(
+        self,
+        data: bytes,
+        *,
+        end: bool = False,
+        more: Sequence[bytes] = (),
+        pause_s: float = 0.0,
+        patience_s: float = 30,
+    ) -> bytes:
         """Send bytes and read all that comes until the server closes."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
@@ -142,7 +150,7 @@ class Front:
                 await writer.drain()
             if end:
                 writer.write_eof()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(patience_s):
                 return await reader.read()
         finally:
             writer.close()
@@ -158,6 +166,7 @@ async def served(
     state: ProducerState | None = None,
     options: IngressOptions | None = None,
     consume: bool = True,
+    head_timeout_s: float = 30.0,
     grace_s: float = 5.0,
 ) -> AsyncIterator[Front]:
     """An ingress on a free port, over a broker (default: in memory), with a consumer that only notes the turns."""
@@ -168,11 +177,10 @@ async def served(
             await broker.apply()
         client = await stack.enter_async_context(Client(broker))
         ingress = Ingress(channels, client, MemoryState() if state is None else state, options, seen)
-        head_timeout_s = ingress.options.request_timeout_s
         await stack.enter_async_context(ingress)
         server = WebServer(ingress.app, host="127.0.0.1", port=0, head_timeout_s=head_timeout_s, grace_s=grace_s)
         await stack.enter_async_context(server)
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False))
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=30))
         front = Front(ingress, server, http, seen)
         front.broker, front.client = broker, client
         if consume:

@@ -49,12 +49,12 @@ async def pool(chat: Chat) -> AsyncIterator[Front]:
 
 
 async def held(replies: Replies) -> Response:
-    return PlainTextResponse((await replies.last(timeout=10)).text)
+    return PlainTextResponse((await replies.last(timeout=30)).text)
 
 
 async def streamed(replies: Replies) -> Response:
     async def pieces() -> AsyncIterator[str]:
-        async for reply in replies.each(timeout=10):
+        async for reply in replies.each(timeout=30):
             yield f"{reply.kind}:{reply.text}\n"
 
     return StreamingResponse(pieces())
@@ -62,7 +62,7 @@ async def streamed(replies: Replies) -> Response:
 
 async def events(replies: Replies) -> Response:
     async def pieces() -> AsyncIterator[dict[str, str]]:
-        async for reply in replies.each(timeout=10):
+        async for reply in replies.each(timeout=30):
             yield {"event": reply.kind, "data": reply.text}
 
     return EventSourceResponse(pieces())
@@ -74,7 +74,7 @@ def questions(front: Front) -> int:
 
 
 async def nobody_asks(front: Front) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while questions(front):
             await asyncio.sleep(0.005)
 
@@ -124,7 +124,7 @@ async def test_when_the_client_goes_away_nobody_waits_any_more_and_the_turn_goes
         said = body(SAID | {"stream": True})
         _, writer = await asyncio.open_connection("127.0.0.1", front.port)
         writer.write(b"POST /chat HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(said) + said)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not ran:
                 await asyncio.sleep(0.005)
         assert questions(front) == 1
@@ -210,7 +210,7 @@ async def test_a_client_that_is_closed_lets_held_requests_be_sent_again() -> Non
     chat.answer = held
     async with pool(chat) as front:
         asking = asyncio.create_task(front.http.post("/chat", content=body(SAID)))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not ran:
                 await asyncio.sleep(0.005)
         client: Client = front.client

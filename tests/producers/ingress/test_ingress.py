@@ -70,7 +70,7 @@ async def test_health_is_that_of_the_process_and_readiness_that_of_the_broker() 
         assert "sdqueue topology apply" in answer.json()["detail"]
 
         await broker.apply()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while (await front.http.get("/readyz")).status_code != 200:
                 await asyncio.sleep(0.1)
 

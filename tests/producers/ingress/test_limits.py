@@ -11,7 +11,8 @@ from sdqueue_producers.ingress import IngressOptions
 
 from tests.producers.ingress.front import Chat, Front, body, served
 
-SMALL = IngressOptions(max_body_bytes=1000, request_timeout_s=0.5)
+SMALL = IngressOptions(max_body_bytes=1000, request_timeout_s=30.0)
+HASTY = IngressOptions(max_body_bytes=1000, request_timeout_s=1.0)
 
 
 def post(path: str = "/chat", *headers: str, content: bytes = b"") -> bytes:
@@ -71,7 +72,7 @@ async def test_a_body_of_the_largest_size_is_read() -> None:
 
 
 async def test_a_body_shorter_than_it_says_is_no_turn() -> None:
-    async with served(Chat(), options=SMALL) as front:
+    async with served(Chat(), options=HASTY) as front:
         said = body({"session": "s", "id": "1", "text": "hello"})
         got = await front.raw(post("/chat", f"Content-Length: {len(said) + 1}", content=said))
         assert got.startswith(b"HTTP/1.1 408")
@@ -79,9 +80,8 @@ async def test_a_body_shorter_than_it_says_is_no_turn() -> None:
 
 
 async def test_a_body_that_drips_is_refused_in_time() -> None:
-    async with served(Chat(), options=SMALL) as front:
-        async with asyncio.timeout(3):
-            got = await front.raw(post("/chat", "Content-Length: 900"), more=[b"x"] * 3, pause_s=0.1)
+    async with served(Chat(), options=HASTY) as front:
+        got = await front.raw(post("/chat", "Content-Length: 900"), more=[b"x"] * 3, pause_s=0.02, patience_s=8)
         assert got.startswith(b"HTTP/1.1 408")
         assert reason(got) == "request-timeout"
         await still_serves(front)
@@ -89,15 +89,14 @@ async def test_a_body_that_drips_is_refused_in_time() -> None:
 
 @pytest.mark.parametrize("begun", [b"", b"POST /chat HT", b"POST /chat HTTP/1.1\r\nHost: x\r\nX-A: "])
 async def test_a_head_that_drips_is_refused_in_time(begun: bytes) -> None:
-    async with served(Chat(), options=SMALL) as front:
-        async with asyncio.timeout(3):
-            assert (await front.raw(begun)).startswith(b"HTTP/1.1 400")
+    async with served(Chat(), options=SMALL, head_timeout_s=0.5) as front:
+        assert (await front.raw(begun, patience_s=8)).startswith(b"HTTP/1.1 400")  # by default it is given 10 s
         await still_serves(front)
 
 
 async def test_slow_senders_do_not_hold_memory() -> None:
     """Two hundred senders with a body of 10 MB that drips: nothing is kept of them when their time is over."""
-    options = IngressOptions(max_body_bytes=20_000_000, request_timeout_s=0.5)
+    options = IngressOptions(max_body_bytes=20_000_000, request_timeout_s=0.5)  # their heads may take longer
     async with served(Chat(), options=options) as front:
         head = post("/chat", "Content-Length: 10000000", content=b"x" * 20_000)
         tracemalloc.start()

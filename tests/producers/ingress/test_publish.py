@@ -86,10 +86,10 @@ async def test_nothing_is_sent_before_the_confirm() -> None:
 async def test_without_a_confirm_the_platform_is_told_to_send_again_within_its_deadline() -> None:
     chat = Chat(Caps(ack_deadline_s=1.0))
     async with Withholding() as broker, served(chat, broker=broker, consume=False) as front:
-        async with asyncio.timeout(1):
-            answer = await front.http.post("/chat", content=body(one(1)))
+        answer = await front.http.post("/chat", content=body(one(1)))
 
         assert (answer.status_code, answer.text) == (503, "again")
+        assert all(0 < within_s <= 0.8 for within_s in broker.within_s)  # the rest is for the way of the answer
         assert [e["turn_id"] for e in front.seen.of("turn_unconfirmed")] == ["1"]
         assert front.seen.of("request_answered")[0]["reason"] == "unconfirmed"
 
@@ -207,15 +207,15 @@ async def test_a_lookup_that_hangs_holds_up_others_for_a_moment_only() -> None:
     async with served(chat, grace_s=0) as front:
         hanging = asyncio.create_task(front.http.post("/chat", content=body(one("hang"))))
         await looking.wait()
-        async with asyncio.timeout(3):
-            assert (await front.http.post("/chat", content=body(one(1)))).status_code == 200
+        assert (await front.http.post("/chat", content=body(one(1)))).status_code == 200
+        assert not hanging.done()
         hanging.cancel()
 
 
 async def test_sessions_do_not_wait_for_each_other() -> None:
     async with Withholding() as broker, served(Chat(), broker=broker, consume=False) as front:
         posts = [asyncio.create_task(front.http.post("/chat", content=body(one(n, f"s{n}")))) for n in range(5)]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(broker.asked) < 5:
                 await asyncio.sleep(0.001)
         broker.confirm.set()
@@ -223,7 +223,7 @@ async def test_sessions_do_not_wait_for_each_other() -> None:
 
 
 async def test_a_turn_behind_one_that_is_not_confirmed_is_not_published_before_it() -> None:
-    chat = Chat(Caps(ack_deadline_s=1.0))
+    chat = Chat()
     async with Withholding() as broker, served(chat, broker=broker, consume=False) as front:
         first = asyncio.create_task(front.http.post("/chat", content=body(one(1))))
         await broker.taken.wait()
@@ -231,6 +231,7 @@ async def test_a_turn_behind_one_that_is_not_confirmed_is_not_published_before_i
         while len(chat.requests) < 2:
             await asyncio.sleep(0.001)
         assert broker.asked == ["1"]
+        broker.give_up.set()
         assert {(await first).status_code, (await second).status_code} == {503}
 
 

@@ -6,26 +6,39 @@ import asyncio
 
 import pytest
 from sdqueue_producers import Caps, MemoryState
-from sdqueue_producers.ingress import IngressOptions
+from sdqueue_producers.ingress import IngressOptions, typing_indicators
 
 from tests.producers.ingress.front import Chat, body, served
 from tests.producers.ingress.withholding import AwayState
 
 
 class Watched(Chat):
-    """A channel with an indicator that shows for 0.4 s."""
+    """A channel with an indicator that shows for 0.4 s; ``now`` is its clock, which every call moves on by 0.1 s."""
+
+    now = 0.0
 
     def __init__(self, ttl_s: float = 0.4) -> None:
-        super().__init__(Caps(typing_ttl_s=ttl_s))
+        super().__init__(Caps(typing_ttl_s=ttl_s, ack_deadline_s=60.0))
         self._changed = asyncio.Event()
-        self.typing_done = self._changed.set
+        self.typing_done = self._done
+
+    def _done(self) -> None:
+        Watched.now += 0.1
+        self._changed.set()
 
     async def until(self, count: int) -> list[tuple[object, bool]]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(self.typed) < count:
                 self._changed.clear()
                 await self._changed.wait()
         return self.typed
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still for a moment makes no indicator run out."""
+    monkeypatch.setattr(Watched, "now", 0.0)
+    monkeypatch.setattr(typing_indicators, "_now", lambda: Watched.now)
 
 
 def said(number: str = "1", **fields: object) -> bytes:
@@ -92,23 +105,29 @@ async def test_an_ended_turn_leaves_the_indicator_to_the_next_one_of_its_session
 
 
 @pytest.mark.parametrize("hangs", [False, True])
-async def test_an_indicator_that_fails_or_hangs_delays_nothing(hangs: bool) -> None:
+async def test_an_indicator_that_fails_or_hangs_delays_nothing(hangs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(typing_indicators, "CALL_S", 600.0)
+    ended = asyncio.Event()
+
     class Broken(Watched):
         async def typing(self, address: object, on: bool) -> None:
             await super().typing(address, on)
-            if hangs:
-                await asyncio.Event().wait()
-            raise RuntimeError("no")
+            try:
+                if hangs:
+                    await asyncio.Event().wait()
+                raise RuntimeError("no")
+            finally:
+                ended.set()
 
     chat = Broken()
     async with served(chat) as front:
-        async with asyncio.timeout(2):
-            assert (await front.http.post("/chat", content=said())).status_code == 200
+        assert (await front.http.post("/chat", content=said())).status_code == 200
         if not hangs:
             await chat.until(3)
             assert front.seen.of("typing_failed")[0]["error"] == "RuntimeError: no"
         else:
             await chat.until(1)
+            assert not ended.is_set()
 
 
 async def test_without_the_state_it_goes_on_until_its_time_is_over() -> None:

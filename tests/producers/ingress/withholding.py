@@ -13,13 +13,15 @@ from sdqueue.errors import BrokerUnavailable, PublishRejected, StoreUnavailable
 
 
 class Withholding(MemoryBroker):
-    """Takes turns at once, and confirms them only when told to."""
+    """Takes turns at once, and confirms them only when told to; ``give_up`` is as if all their time were over."""
 
     def __init__(self) -> None:
         super().__init__(Topology(partitions=4))
         self.asked: list[str] = []
+        self.within_s: list[float] = []
         self.taken = asyncio.Event()
         self.confirm = asyncio.Event()
+        self.give_up = asyncio.Event()
         self.refuse: set[str] = set()
 
     async def __aenter__(self) -> Self:
@@ -32,14 +34,18 @@ class Withholding(MemoryBroker):
             await super().publish(exchange, routing_key, message, timeout=timeout)
             return
         self.asked.append(message.message_id or "")
+        self.within_s.append(timeout)
         self.taken.set()
         if message.message_id in self.refuse:
             raise PublishRejected("the queue is full")
+        told = {asyncio.create_task(event.wait()) for event in (self.confirm, self.give_up)}
         try:
-            async with asyncio.timeout(timeout):
-                await self.confirm.wait()
-        except TimeoutError:
-            raise BrokerUnavailable("no confirm") from None
+            await asyncio.wait(told, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in told:
+                task.cancel()
+        if not self.confirm.is_set():
+            raise BrokerUnavailable("no confirm")
         await super().publish(exchange, routing_key, message, timeout=timeout)
 
 

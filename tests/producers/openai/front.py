@@ -175,7 +175,7 @@ async def front_door(
         await stack.enter_async_context(channel)
         ingress = await stack.enter_async_context(Ingress([channel], client, state, options))
         server = await stack.enter_async_context(WebServer(ingress.app, host="127.0.0.1", port=0, grace_s=1))
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=20))
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=60))
         front = Front(server.url, channel, brain, broker, http, client)
         try:
             yield front

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sdqueue_producers.openai.growing import Diverged, Growing
 
@@ -20,6 +20,7 @@ def delta(text: str, attempt: int, index: int, *, restart: bool = False) -> Outb
     )  # fmt: skip
 
 
+@settings(deadline=None)
 @given(attempts=st.lists(st.lists(TEXTS, max_size=4), min_size=1, max_size=3), lost=st.sets(st.integers(0, 9)))
 def test_what_was_shown_is_always_the_final_text_or_an_error(attempts: list[list[str]], lost: set[int]) -> None:
     growing, shown, number = Growing(), "", 0

@@ -70,7 +70,7 @@ class FakeSockets:
 
     async def until(self, true: Callable[[], bool]) -> None:
         """Wait until something has become true."""
-        async with asyncio.timeout(20), self._changed:
+        async with asyncio.timeout(60), self._changed:
             await self._changed.wait_for(true)
 
     async def connected(self, times: int) -> None:

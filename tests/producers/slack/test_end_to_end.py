@@ -74,7 +74,7 @@ class House:
 
     async def shows(self, channel: str, thread: str | None, texts: list[str]) -> None:
         """Wait until users see these texts and nothing changes any more."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await self.slack.until(lambda: self.slack.texts(channel, thread) == texts and not self._growing(channel))
 
     def _growing(self, channel: str) -> bool:
@@ -82,8 +82,21 @@ class House:
 
 
 @asynccontextmanager
-async def house(*, words: Callable[[str], tuple[str, ...]] | None = None, **fake: Any) -> AsyncIterator[House]:
-    """All of it in this process, over a broker in memory."""
+async def house(
+    *,
+    words: Callable[[str], tuple[str, ...]] | None = None,
+    seen_s: float = 30.0,
+    api_timeout_s: float = 30.0,
+    **fake: Any,
+) -> AsyncIterator[House]:
+    """All of it in this process, over a broker in memory.
+
+    Parameters:
+        words: what the agent says to a text, piece by piece.
+        seen_s: seconds that it waits after the first piece for users to see it.
+        api_timeout_s: seconds that Slack may take for an answer.
+        fake: see :class:`FakeSlack`.
+    """
 
     async with AsyncExitStack() as stack:
         slack = await stack.enter_async_context(FakeSlack(**fake))
@@ -94,13 +107,16 @@ async def house(*, words: Callable[[str], tuple[str, ...]] | None = None, **fake
             if rest:
                 # The rest is said when users see the beginning, or it is clear that they will not for now.
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(1):
+                    async with asyncio.timeout(seen_s):
                         await slack.until(lambda: slack.anywhere(first))
             for word in rest:
                 yield word
 
         settings = SlackSettings(
-            signing_secret=SecretStr(SECRET), bot_token=SecretStr("xoxb-1"), api_url=slack.url, api_timeout_s=0.5
+            signing_secret=SecretStr(SECRET),
+            bot_token=SecretStr("xoxb-1"),
+            api_url=slack.url,
+            api_timeout_s=api_timeout_s,
         )
         state, notes = MemoryState(), Notes()
         broker = await stack.enter_async_context(MemoryBroker(Topology("t", partitions=4)))
@@ -114,7 +130,7 @@ async def house(*, words: Callable[[str], tuple[str, ...]] | None = None, **fake
         client = await stack.enter_async_context(Client(broker))
         ingress = await stack.enter_async_context(Ingress([channel], client, state))
         server = await stack.enter_async_context(WebServer(ingress.app, host="127.0.0.1", port=0))
-        http = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False))
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=30))
         yield House(slack, http, notes)
         assert not failing.done(), failing
         failing.cancel()
@@ -166,10 +182,10 @@ async def test_an_assistant_thread_shows_that_an_answer_is_made_until_it_is_ther
         await home.say(assistant_thread())
         await home.say(direct(ts=ts(2), thread_ts=ASSISTANT_TS))
 
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await home.slack.until(lambda: any(home.slack.status_log))
         await home.shows("D1", ASSISTANT_TS, ["Once upon a time"])
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             await home.slack.until(lambda: not any(home.slack.statuses.values()))
         said = len(home.slack.status_log)
         await asyncio.sleep(2.5)  # it looks every second: nothing is shown any more
@@ -190,7 +206,7 @@ async def test_an_assistant_thread_shows_that_an_answer_is_made_until_it_is_ther
 async def test_a_connection_that_is_cut_or_hangs_leaves_each_answer_visible_once(
     place: str, method: str, fault: Any
 ) -> None:
-    async with house(words=lambda text: (f"{text}: ", *WORDS)) as home:
+    async with house(words=lambda text: (f"{text}: ", *WORDS), seen_s=1.0, api_timeout_s=0.5) as home:
         home.slack.fail(method, fault)
         home.slack.fail("chat.update", fault)
         channel, thread = ("C1", ts(1)) if place == "thread" else ("D1", None)
@@ -204,7 +220,7 @@ async def test_a_connection_that_is_cut_or_hangs_leaves_each_answer_visible_once
                 thread = payload["event"]["ts"]
             await home.say(payload)
 
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             await home.slack.until(lambda: "two: Once upon a time" in home.slack.texts(channel, thread))
         await home.say(direct("three", channel="D9", ts=ts(9), client_msg_id="3"))
         await home.shows("D9", None, ["three: Once upon a time"])

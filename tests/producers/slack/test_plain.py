@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sdqueue_producers.slack.plain import mentions, plain_text
 
@@ -50,6 +50,7 @@ def test_another_bots_name_is_no_mention_of_ours() -> None:
     assert plain_text("<@UBOT12> x", bot="UBOT1") == "@UBOT12 x"
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="<>|@#!^&;lt gamp:U1/\n", max_size=60))
 def test_nothing_raises(text: str) -> None:
     plain_text(text, bot="U1")
@@ -57,6 +58,6 @@ def test_nothing_raises(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["<" * 40_000, "<@U1 " * 8_000, " \t" * 20_000 + "x", "<a|" * 13_000])
 def test_no_text_takes_long(text: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()  # of this process: what others do meanwhile is not its fault
     plain_text(text, bot="U1")
-    assert time.perf_counter() - began < 1
+    assert time.process_time() - began < 1

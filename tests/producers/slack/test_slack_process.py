@@ -80,7 +80,7 @@ def mentions(number: int) -> tuple[str, list[p.Payload]]:
 async def test_events_are_answered_once_in_their_threads_though_the_producer_is_killed(
     amqp_url: str, redis_url: str, namespace: str
 ) -> None:
-    async with FakeSlack() as slack, httpx.AsyncClient(trust_env=False) as http:
+    async with FakeSlack() as slack, httpx.AsyncClient(trust_env=False, timeout=30) as http:
         environ = environ_of(amqp_url, redis_url, namespace, slack, SDQUEUE_SLACK_SIGNING_SECRET=p.SECRET)
         told = [mentions(number) for number in range(12)]
         unanswered = [payload for _, payloads in told for payload in payloads]
@@ -88,16 +88,20 @@ async def test_events_are_answered_once_in_their_threads_though_the_producer_is_
             # Given a producer that is killed while it takes events
             async with started("producer", environ=environ) as (process, ready):
                 sent = [asyncio.create_task(post(http, url_of(ready), p.event_request(one))) for one in unanswered]
-                await sent[5]
+                for answer in asyncio.as_completed(sent):
+                    if await answer == 200:
+                        break
                 process.send_signal(signal.SIGKILL)
                 answers = await asyncio.gather(*sent)
-                assert set(answers) <= {0, 200}
-                assert answers[5] == 200
+                assert set(answers) <= {0, 200, 503}  # 503: not confirmed in Slack's 3 s
+                assert 200 in answers
             # When Slack sends again to the next one whatever was not answered, and some that was
             async with started("producer", environ=environ) as (_, ready):
                 unanswered = [one for one, answer in zip(unanswered, answers, strict=True) if answer != 200]
-                for payload in [*unanswered, *told[0][1]]:
-                    assert await post(http, url_of(ready), p.event_request(payload)) == 200
+                async with asyncio.timeout(60):
+                    for payload in [*unanswered, *told[0][1]]:
+                        while (answer := await post(http, url_of(ready), p.event_request(payload))) != 200:
+                            assert answer in (0, 503)
                 # Then each thread shows one answer
                 texts = await shown(slack, "C1", [ts for ts, _ in told])
     for (ts, _), number in zip(told, range(12), strict=True):

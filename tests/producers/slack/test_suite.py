@@ -16,6 +16,7 @@ from sdqueue_producers.testing import ChannelSuite, FakePlatform, Platform, Samp
 from sdqueue_producers.testing.platform import Call
 
 from tests.producers.slack import payloads as p
+from tests.producers.testing.limited import Limited
 
 TOKEN = "xoxb-token-of-the-tests"
 
@@ -68,7 +69,7 @@ def _fields(call: Call) -> dict[str, Any]:
     return dict(parse_qsl(call.body.decode())) | dict(call.query)
 
 
-class TestSlack(ChannelSuite):
+class TestSlack(Limited, ChannelSuite):
     secrets = (p.SECRET, TOKEN, "secret-response", "verification-token")
 
     @pytest.fixture
@@ -78,7 +79,12 @@ class TestSlack(ChannelSuite):
 
     def make_channel(self, context: ChannelContext, platform: Platform) -> Channel:
         assert isinstance(platform, WebApi)
-        told = {"signing_secret": p.SECRET, "bot_token": TOKEN, "api_url": f"{platform.url}/api/", "api_timeout_s": 1}
+        told = {
+            "signing_secret": p.SECRET,
+            "bot_token": TOKEN,
+            "api_url": f"{platform.url}/api/",
+            "api_timeout_s": self.limit_s,
+        }
         return SlackChannel(SlackSettings.load(**told), context.state)
 
     def samples(self, channel: Channel) -> Sequence[Sample]:

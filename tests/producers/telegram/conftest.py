@@ -28,7 +28,7 @@ async def telegram() -> AsyncIterator[FakeTelegram]:
 
 def made(telegram: FakeTelegram, state: MemoryState | None = None, **settings: Any) -> TelegramChannel:
     """A channel that calls the tests' Bot API."""
-    settings = {"token": SecretStr(TOKEN), "secret_token": SecretStr(SECRET), "call_timeout_s": 2.0} | settings
+    settings = {"token": SecretStr(TOKEN), "secret_token": SecretStr(SECRET), "call_timeout_s": 30.0} | settings
     public_url = settings.pop("public_url", "")
     client = Client(MemoryBroker(Topology("telegram", partitions=4), MemoryServer()))
     context = ChannelContext(Settings(public_url=public_url), state or MemoryState(), client)

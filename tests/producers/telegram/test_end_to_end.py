@@ -68,7 +68,7 @@ class World:
 
     async def until(self, holds: Callable[[], bool], told: Callable[[], str] = str) -> None:
         try:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 while not holds():
                     await asyncio.sleep(0.01)  # several parts change, on either side of HTTP
         except TimeoutError:

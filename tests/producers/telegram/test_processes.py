@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 from collections.abc import Callable
 
 import pytest
 from openai import AsyncOpenAI
+from sdqueue_producers.state import RedisState
 
 from sdqueue.backends import open_broker
 from sdqueue.settings import Settings
 from tests.examples.served import consumer, started
 from tests.producers.telegram.server import TOKEN, FakeTelegram, message
+from tests.servers.process import free_port
+
+pytestmark = pytest.mark.timeout(300)
 
 KEY = "sk-alice-0123456789"
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @pytest.fixture
@@ -48,10 +45,19 @@ async def until(holds: Callable[[], bool], telegram: FakeTelegram) -> None:
             await telegram.changed.wait()
 
 
+async def settled(env: dict[str, str], update: int) -> None:
+    """Wait until the egress knows that the answer to a message is shown: killed before, it would send it again."""
+    state = RedisState(env["SDQUEUE_STORE_URL"], namespace=env["SDQUEUE_NAMESPACE"])
+    async with asyncio.timeout(60):
+        while await state.get([f"telegram:ended:telegram:bot:{update}"]) == [None]:
+            await asyncio.sleep(0.02)
+    await state.aclose()
+
+
 async def queued(env: dict[str, str]) -> None:
     """Wait until a turn waits in one of the partitions."""
     settings = Settings(broker_url=env["SDQUEUE_BROKER_URL"], namespace=env["SDQUEUE_NAMESPACE"], partitions=4)
-    async with asyncio.timeout(30), open_broker(settings) as broker:
+    async with asyncio.timeout(60), open_broker(settings) as broker:
         while True:
             states = [await broker.queue_state(name) for name in broker.topology.partition_queues]
             if any(state.depth for state in states):
@@ -69,7 +75,7 @@ async def test_messages_are_answered_once_each_and_in_order_though_the_producer_
     await telegram.tell(*(message(number, text, chat=chat) for number, (chat, text) in enumerate(sent)))
     producer = ("sdqueue.cli", "producer", "--channels", "telegram")
     async with started(*producer, until=" ready", env=env) as first:
-        await asyncio.wait_for(telegram.polled.wait(), 30)
+        await asyncio.wait_for(telegram.polled.wait(), 60)
         first.kill()
         await first.wait()
     async with started(*producer, until=" ready", env=env), consumer(env=env):
@@ -101,6 +107,7 @@ async def test_openais_client_and_telegram_are_answered_by_one_pool(
         assert "".join(said)
         await telegram.tell(message(1, "hello"))
         await until(lambda: len(telegram.messages) == 1, telegram)
+        await settled(env, 1)
         first.kill()
         await first.wait()
         async with started(*producer, until=" ready", env=env):

@@ -16,6 +16,7 @@ from sdqueue_producers.testing.platform import Call
 
 from tests.producers.telegram.conftest import SECRET, post
 from tests.producers.telegram.server import TOKEN, USERNAME, message
+from tests.producers.testing.limited import Limited
 
 
 class BotApi(FakePlatform):
@@ -49,7 +50,7 @@ def _good(result: Any) -> web.Response:
     return web.json_response({"ok": True, "result": result})
 
 
-class TestTelegram(ChannelSuite):
+class TestTelegram(Limited, ChannelSuite):
     secrets = (SECRET, TOKEN)
 
     @pytest.fixture
@@ -60,7 +61,7 @@ class TestTelegram(ChannelSuite):
     def make_channel(self, context: ChannelContext, platform: Platform) -> Channel:
         assert isinstance(platform, BotApi)
         settings = TelegramSettings(
-            api_url=platform.url, token=SecretStr(TOKEN), secret_token=SecretStr(SECRET), call_timeout_s=1
+            api_url=platform.url, token=SecretStr(TOKEN), secret_token=SecretStr(SECRET), call_timeout_s=self.limit_s
         )
         return TelegramChannel(settings, context)
 

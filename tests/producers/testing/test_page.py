@@ -22,6 +22,7 @@ PAGE = (ROOT / "docs" / "channels.md").read_text()
 (PROJECT,) = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 
 
+@pytest.mark.timeout(300)
 async def test_its_test_passes(tmp_path: Path) -> None:
     """As it stands, beside the example."""
     (tmp_path / "sdqueue_chirp.py").write_text(PATH.read_text())

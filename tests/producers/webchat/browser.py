@@ -72,7 +72,7 @@ class Page:
     def state(self) -> str:
         return self.one(".state").text
 
-    def until(self, condition: Callable[[], T], timeout_s: float = 15.0) -> T:
+    def until(self, condition: Callable[[], T], timeout_s: float = 45.0) -> T:
         """Wait for what the page shows: a browser tells nobody when it has drawn something."""
         deadline = time.monotonic() + timeout_s
         while True:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from tests.producers.webchat.stand import BACKEND, SECRET
+from tests.servers.process import free_port
 
 
 class Pool:
@@ -64,12 +64,6 @@ class Pool:
 
     def log(self, name: str) -> str:
         return (self.folder / f"{name}.log").read_text()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port: int = taken.getsockname()[1]
-        return port
 
 
 def sqlite(folder: Path) -> dict[str, str]:

@@ -96,7 +96,7 @@ class Visitor:
 
     async def next(self, *, skip: tuple[str, ...] = ("ping",)) -> dict[str, Any]:
         """What comes next; a close is ``{"closed": code}``."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while True:
                 message = await self.ws.receive()
                 if message.type in (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR):
@@ -123,7 +123,7 @@ class Events:
 
     async def part(self) -> dict[str, str]:
         """The next event or comment, by field."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while "\n\n" not in self._text:
                 data = await self.answer.content.readany()
                 if not data:
@@ -147,7 +147,11 @@ class Server:
     def __init__(self, app: Starlette, **config: Any) -> None:
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._socket.getsockname()[1]
-        config = {"log_level": "error", "timeout_graceful_shutdown": 1, "lifespan": "off", "access_log": False} | config
+        # No pings: a client of the tests answers them only while it reads, and would be cut off for it.
+        config = {
+            "log_level": "error", "timeout_graceful_shutdown": 1, "lifespan": "off", "access_log": False,
+            "ws_ping_interval": None, **config,
+        }  # fmt: skip
         self._server = uvicorn.Server(uvicorn.Config(app, **config))
         self._server.capture_signals = _no_signals  # type: ignore[method-assign,assignment]
 
@@ -173,20 +177,27 @@ def settings_of(**fields: Any) -> WebchatSettings:
     return WebchatSettings.load(**{"secrets": SECRET, "backend_secrets": BACKEND} | fields)
 
 
-def channel_of(feed: Feed, state: ProducerState, settings: WebchatSettings) -> WebchatChannel:
-    general = Settings(broker_url="memory://", store_url="memory://", request_timeout_s=1.0)
+def channel_of(
+    feed: Feed, state: ProducerState, settings: WebchatSettings, request_timeout_s: float = 30.0
+) -> WebchatChannel:
+    general = Settings(broker_url="memory://", store_url="memory://", request_timeout_s=request_timeout_s)
     return WebchatChannel(settings, ChannelContext(general, state, cast("Client", None)), feed)
 
 
 @asynccontextmanager
 async def web_chat(
-    feed: Feed | None = None, state: ProducerState | None = None, core: Core | None = None, **fields: Any
+    feed: Feed | None = None,
+    state: ProducerState | None = None,
+    core: Core | None = None,
+    request_timeout_s: float = 30.0,
+    **fields: Any,
 ) -> AsyncIterator[Site]:
     """A web chat; ``fields`` are settings."""
     settings = settings_of(**fields)
     limits = FeedLimits(settings.feed_entries, settings.feed_ttl_s)
     core = core or Core()
-    async with channel_of(feed or MemoryFeed(limits), state or MemoryState(), settings) as channel:
+    feed, state = feed or MemoryFeed(limits), state or MemoryState()
+    async with channel_of(feed, state, settings, request_timeout_s) as channel:
         app = Starlette(routes=list(channel.routes(core.submit)))
         async with Server(app) as server, aiohttp.ClientSession() as http:
             yield Site(channel, core, f"http://127.0.0.1:{server.port}", http)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
@@ -157,12 +159,12 @@ async def test_garbage_is_never_a_turn_and_never_a_500(body: bytes, headers: dic
 async def test_a_slow_body_is_given_up() -> None:
     async def slowly() -> Any:
         yield b"{"
-        await asyncio.sleep(30)
+        await asyncio.sleep(60)
 
-    async with web_chat() as site:
+    async with web_chat(request_timeout_s=0.5) as site:
         headers = {"Authorization": f"Bearer {await site.token()}", "Content-Type": "application/json"}
         async with (
-            asyncio.timeout(5),
+            asyncio.timeout(30),
             site.http.post(f"{site.base}/webchat/messages", data=slowly(), headers=headers) as answer,
         ):
             assert answer.status == 408
@@ -225,13 +227,21 @@ async def test_an_event_stream_goes_on_after_the_last_event_that_was_seen() -> N
             assert [(await events.next())["type"] for _ in range(4)] == ["reset", "message", "final", "message"]
 
 
-async def test_an_event_stream_without_news_says_that_it_lives_and_ends_with_its_token() -> None:
-    async with web_chat(heartbeat_s=0.1, token_ttl_s=2) as site, site.events(await site.token()) as events:
-        await events.part()
-        assert await events.part() == {"": "still here"}
-        last = await events.next()
-        assert (last["sse"]["event"], last["reason"]) == ("end", "expired-token")
-        assert "end" in await events.part()
+async def test_an_event_stream_without_news_says_that_it_lives_and_ends_with_its_token(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = SimpleNamespace(time=time.time)
+    monkeypatch.setattr("sdqueue_producers.webchat.events.time", clock)
+    async with web_chat(heartbeat_s=0.1, token_ttl_s=600) as site:
+        token = await site.token()
+        async with site.events(token) as events:
+            await events.part()
+            assert await events.part() == {"": "still here"}
+            expires_at = site.channel._tokens.read(token).expires_at
+            clock.time = lambda: expires_at
+            last = await events.next()
+            assert (last["sse"]["event"], last["reason"]) == ("end", "expired-token")
+            assert "end" in await events.part()
 
 
 async def test_event_streams_need_a_token_and_are_not_without_number() -> None:
@@ -243,7 +253,7 @@ async def test_event_streams_need_a_token_and_are_not_without_number() -> None:
         headers = {"Authorization": f"Bearer {token}"}
         async with site.events(token), site.events(token), site.http.get(url, headers=headers) as answer:
             assert (answer.status, (await answer.json())["error"]) == (429, "too-many")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while True:  # their places are free again when the server has noticed
                 async with site.http.get(url, headers=headers) as answer:
                     if answer.status == 200:

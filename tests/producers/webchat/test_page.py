@@ -244,10 +244,10 @@ def test_a_page_of_another_origin_embeds_it_by_one_tag_where_it_is_named(folder:
 def test_a_token_is_renewed_in_time_and_the_conversation_goes_on(folder: Path, tmp_path: Path) -> None:
     place = tmp_path / "pool"
     place.mkdir()
-    with Pool(place, sqlite(place), webchat_anonymous_ttl_s="4") as pool, browser(tmp_path / "profile") as page:
+    with Pool(place, sqlite(place), webchat_anonymous_ttl_s="8") as pool, browser(tmp_path / "profile") as page:
         page.open(f"{pool.url}/webchat/")
         expected: list[str] = []
-        for n in range(3):  # 4 s each, so that tokens end in between
+        for n in range(3):  # 8 s each, so that tokens end in between
             page.say(f"hello {n}")
             expected += [f"You: hello {n}", f"Assistant: You said hello {n}."]
             page.until_shown(*expected)

@@ -6,7 +6,7 @@ import base64
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sdqueue_producers.webchat import Tokens, Visitor, WebchatSettings
 from sdqueue_producers.webchat.tokens import TokenRefused
@@ -82,6 +82,7 @@ def test_claims_without_a_signature_of_ours_are_nothing() -> None:
             Tokens([NEW], ["main"], Clock()).read(token)
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80))
 def test_whatever_is_shown_is_refused_and_nothing_else(text: str) -> None:
     for token in (text, f"v1.{text}", f"v1.{text}.{text}"):
@@ -89,6 +90,7 @@ def test_whatever_is_shown_is_refused_and_nothing_else(text: str) -> None:
             Tokens([NEW], ["main"], Clock()).read(token)
 
 
+@settings(deadline=None)
 @given(st.text(min_size=1, max_size=256), st.text(min_size=1, max_size=256))
 def test_two_visitors_never_share_a_session(one: str, other: str) -> None:
     sessions = {Visitor("main", name).session_id(talk) for name in (one, other) for talk in ("", "two")}

@@ -52,6 +52,13 @@ class House:
     brain: Brain
     state: ProducerState
     broker: Broker
+    client: Client
+
+    async def nobody_listens(self) -> None:
+        """Wait until the server has heard that whoever waited for a reply on a request has gone."""
+        async with asyncio.timeout(30):
+            while self.client._questions:
+                await asyncio.sleep(0.01)
 
     async def post(
         self, fields: Any = LEAST, *, endpoint: str = "crm", id_: str = "evt_1", **headers: str
@@ -72,7 +79,7 @@ class House:
 
     async def ended(self, *, endpoint: str = "crm", id_: str = "evt_1") -> httpx.Response:
         """Ask until it has ended."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while (response := await self.status(endpoint=endpoint, id_=id_)).status_code == 202:
                 await asyncio.sleep(0.02)
         return response
@@ -106,4 +113,4 @@ async def house(
         server = WebServer(ingress.app, host="127.0.0.1", port=0, head_timeout_s=10, grace_s=2)
         await stack.enter_async_context(server)
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=30))
-        yield House(channel, http, brain, state, broker)
+        yield House(channel, http, brain, state, broker, client)

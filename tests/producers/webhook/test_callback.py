@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -118,10 +117,10 @@ async def test_each_attempt_has_the_same_id_and_body_and_a_time_and_signature_of
         calling(receiver, authority) as channel,
     ):
         out = outgoing_reply()
-        for _ in range(2):
+        for wait_s in (1.1, 0):  # the header counts whole seconds
             with pytest.raises(RetryAfter):
                 await deliver(channel, out)
-            await asyncio.sleep(1.1)  # the header counts whole seconds
+            await asyncio.sleep(wait_s)
     one, other = receiver.got
     assert one.body == other.body
     assert one.headers["webhook-id"] == other.headers["webhook-id"]
@@ -256,17 +255,16 @@ async def test_a_receiver_that_cuts_the_connection_after_reading_is_asked_again(
 
 async def test_a_receiver_that_hangs_is_given_up(authority: Authority) -> None:
     async def hang(request: web.Request) -> web.Response:
-        await asyncio.sleep(30)
+        await asyncio.sleep(600)
         return web.Response()
 
     async with (
         serving(Receiver(hang), authority.tls) as receiver,
         calling(receiver, authority, callback_timeout_s=0.3) as channel,
     ):
-        began = time.monotonic()
-        with pytest.raises(RetryAfter, match=r"0\.3 s"):
-            await deliver(channel)
-        assert time.monotonic() - began < 3
+        async with asyncio.timeout(15):  # by default a receiver may take 20 s
+            with pytest.raises(RetryAfter, match=r"0\.3 s"):
+                await deliver(channel)
 
 
 async def test_an_endless_answer_is_not_read(authority: Authority) -> None:
@@ -288,7 +286,7 @@ async def test_an_endless_answer_is_not_read(authority: Authority) -> None:
 
     async with serving(Receiver(endless), authority.tls) as receiver, calling(receiver, authority) as channel:
         assert await deliver(channel) == Sent()
-        await asyncio.wait_for(ended.wait(), 10)  # our end has closed the connection
+        await asyncio.wait_for(ended.wait(), 30)  # our end has closed the connection
     assert sent < 64 * 1024 * 1024
 
 
@@ -296,11 +294,11 @@ async def test_a_slow_answer_counts_by_its_status_alone(authority: Authority) ->
     async def slow(request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse()
         await response.prepare(request)
-        await asyncio.sleep(30)
+        await asyncio.sleep(600)
         return response
 
     async with serving(Receiver(slow), authority.tls) as receiver, calling(receiver, authority) as channel:
-        assert await asyncio.wait_for(deliver(channel), 5) == Sent()
+        assert await asyncio.wait_for(deliver(channel), 15) == Sent()
 
 
 @pytest.mark.parametrize("answer", [b"", b"\x00\xff nonsense\r\n\r\n", b"HTTP/1.1 200\r\nX" + b"y" * 100_000])

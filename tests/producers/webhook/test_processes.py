@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from aiohttp import web
+from sdqueue_producers import ProducerState
 from sdqueue_producers.egress import Egress, EgressOptions
 from sdqueue_producers.state.sqlite import SQLiteState
 
@@ -30,6 +31,8 @@ from tests.producers.webhook.tools import (
     serving,
     signed_headers,
 )
+
+pytestmark = pytest.mark.timeout(300)
 
 URLS = {"SDQUEUE_BROKER_URL": "sqlite:///q.db", "SDQUEUE_STORE_URL": "sqlite:///s.db"}
 
@@ -81,7 +84,7 @@ async def post(url: str, *, id_: str = "evt_1", text: str = "hello", **headers: 
 
 
 async def ended(url: str, id_: str = "evt_1") -> dict[str, Any]:
-    async with asyncio.timeout(20), httpx.AsyncClient(trust_env=False) as http:
+    async with asyncio.timeout(60), httpx.AsyncClient(trust_env=False) as http:
         while True:
             response = await http.get(f"{url}/webhook/crm/turns/{id_}", headers=signed_headers(b"", id_=id_))
             assert response.status_code in (200, 202)
@@ -97,7 +100,7 @@ async def kill(process: asyncio.subprocess.Process) -> None:
 
 
 async def until(condition: Any) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.02)
 
@@ -110,7 +113,7 @@ async def test_a_producer_that_is_killed_between_the_post_and_its_answer_posts_a
     async def first_never(request: web.Request) -> web.Response:
         if not holding.is_set():
             holding.set()
-            await asyncio.sleep(60)
+            await asyncio.sleep(600)
         return web.Response(status=204)
 
     receiver = Receiver(first_never)
@@ -119,7 +122,7 @@ async def test_a_producer_that_is_killed_between_the_post_and_its_answer_posts_a
         given = webhook(receiver, authority)
         process, url = await start_producer(place, given)
         assert (await post(url)).status_code == 202
-        await asyncio.wait_for(holding.wait(), 20)
+        await asyncio.wait_for(holding.wait(), 60)
         await kill(process)
         _, url = await start_producer(place, given)
         await until(lambda: len(receiver.got) >= 2)
@@ -178,7 +181,7 @@ async def test_a_callback_that_waits_for_its_next_attempt_is_made_by_another_pro
                 _, url = await start_producer_of_ingress(place, given)
                 assert (await post(url)).status_code == 202
                 await until(lambda: len(at) == 2)
-                await asyncio.sleep(0.2)
+                await parked(state, attempts=2)
         await state.aclose()
         assert len(at) == 2
         # When: a real process takes over.
@@ -186,11 +189,21 @@ async def test_a_callback_that_waits_for_its_next_attempt_is_made_by_another_pro
         # Then: the third attempt is made when it is due, and the fourth is the last one.
         await until(lambda: len(at) == 4)
         assert at[2] - at[1] >= 3.9
-        await asyncio.sleep(0.5)
+        while "webhook:crm:evt_1" not in (await place.run("dead", "list", env=URLS)).out:
+            await asyncio.sleep(0.05)
         assert len(at) == 4
-        dead = await place.run("dead", "list", env=URLS)
-        assert "webhook:crm:evt_1" in dead.out
     assert {got.headers["webhook-id"] for got in receiver.got} == {"webhook:crm:evt_1:0"}
+
+
+async def parked(state: ProducerState, *, attempts: int) -> None:
+    """Wait until a reply waits for its next attempt after so many."""
+    async with asyncio.timeout(30):
+        while True:
+            for session in await state.due("webhook", now=1e12, count=1):
+                waiting = await state.parked("webhook", session)
+                if waiting is not None and waiting.attempts == attempts:
+                    return
+            await asyncio.sleep(0.02)
 
 
 async def start_producer_of_ingress(place: Place, given: dict[str, Any]) -> tuple[asyncio.subprocess.Process, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from pathlib import Path
 
+import pytest
 from sdqueue_producers.state import RedisState
 
 from sdqueue.backends import open_broker
@@ -18,8 +19,9 @@ async def loopback(host: str, port: int, family: socket.AddressFamily) -> list[t
 
 
 async def test_held_and_called_back_on_rabbitmq_and_redis(
-    amqp_url: str, redis_url: str, namespace: str, tmp_path: Path
+    amqp_url: str, redis_url: str, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sdqueue_producers.webhook.channel.HOLDER_S", 30.0)
     authority = make_authority(tmp_path, "receiver.test")
     settings = Settings(broker_url=amqp_url, namespace=namespace, partitions=4)
     state = RedisState(redis_url, namespace=namespace)

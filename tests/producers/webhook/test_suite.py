@@ -13,6 +13,7 @@ from sdqueue_producers.testing import ChannelSuite, FakePlatform, Platform, Samp
 from sdqueue_producers.testing.platform import Call
 from sdqueue_producers.webhook import WebhookChannel, WebhookSettings
 
+from tests.producers.testing.limited import Limited
 from tests.producers.webhook.tools import OTHER_SECRET, SECRET, TOKEN, question, signed, signed_headers
 
 
@@ -34,7 +35,7 @@ class Receiver(FakePlatform):
         return await super().refuse(trouble, call)
 
 
-class TestWebhook(ChannelSuite):
+class TestWebhook(Limited, ChannelSuite):
     secrets = (SECRET.removeprefix("whsec_"), OTHER_SECRET.removeprefix("whsec_"), TOKEN)
 
     @pytest.fixture
@@ -48,7 +49,7 @@ class TestWebhook(ChannelSuite):
             "secrets": [SECRET],
             "callback_url": platform.url,
             "callback_secrets": [OTHER_SECRET],
-            "callback_timeout_s": 1,
+            "callback_timeout_s": self.limit_s,
             "allow_http": True,
             "allow_networks": ["127.0.0.0/8"],
         }

@@ -24,10 +24,14 @@ MAX_ERROR: Final = 1000
 _SECRETS: Final = (
     (re.compile(r"(\w+://[^\s:/@]*):[^\s@/]+@"), r"\1:***@"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}"), r"\1 ***"),
-    (re.compile(r"\b(sk|xox[abeprs]|gh[pousr]|AKIA|whsec)[-_]?[\w-]{8,}"), r"\1***"),
+    (re.compile(r"\b(sk|xox[abeprs]|gh[pousr]|AKIA|AIza|whsec)[-_]?[\w-]{8,}"), r"\1***"),
+    # Where the address itself is the secret: Telegram's API has the bot's token in it, Slack's hooks are nothing else.
+    (re.compile(r"(?<!\d)(\d{6,}):[\w-]{30,}"), r"\1:***"),
+    (re.compile(r"(//hooks\.slack\.com/)[\w/-]+"), r"\1***"),
+    (re.compile(r"(-----BEGIN [A-Z ]*PRIVATE KEY-----)(?s:.*?)(?=-----END|\Z)"), r"\1***"),
     (
         re.compile(
-            r"(?i)((?:(?:api|access)[-_]?key|token(?!s)|secret|passw(?:or)?d|authorization)[\w-]*)"
+            r"(?i)((?:(?:api|access|private)[-_]?key|token(?!s)|secret|passw(?:or)?d|passphrase|\bpwd|authorization)[\w-]*)"
             r"(['\"]?\s*[=:]\s*['\"]?)[^\s'\",;&}]+"
         ),
         r"\1\2***",

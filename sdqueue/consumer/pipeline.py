@@ -150,7 +150,7 @@ class TurnPipeline:
                     if early is not None:
                         handle.withdraw()  # a save would leave this beginning for one that had no end
                         return early
-                    work.forget_spent(lambda by: handle.recall(by) is not None)
+                    work.forget_spent(partial(_is_spent, handle))
                     work.check_stopped()
                     if handle.begun <= self._options.isolate_after:
                         await collect(work, handle, self._worker.backlog, self._options)
@@ -359,3 +359,14 @@ class TurnPipeline:
         """The fate of a turn that was stopped, with all that it had taken along."""
         fates = [superseded(each, stopped, consumer=self._options.name) for each in (work, *work.taken)]
         return replace(fates[0], rest=tuple(zip(work.taken, fates[1:], strict=True)))
+
+
+def _is_spent(handle: SessionHandle, stopped: Stopped) -> bool:
+    """Whether the turn that asks for a stop has had its effect: by its end, or, where it stops only one, by that one's.
+
+    A cancel turn may be delivered again when what it stopped is settled and it is not; a newer message stops all that
+    is before it, also that whose fate a crash left open.
+    """
+    if handle.recall(stopped.by) is not None:
+        return True
+    return stopped.reason == "cancelled" and any(past.by == stopped.by for past in handle.ring.outcomes.values())

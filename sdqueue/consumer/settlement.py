@@ -73,7 +73,7 @@ def dead(work: Work, error: BaseException, *, consumer: str) -> Settlement:
         reason=reason_of(error),
         error=describe(error),
         trace="" if isinstance(error, InvalidTurn) else trace_of(error),
-        attempts=work.attempts,
+        attempts=max(work.attempts, work.attempt),  # those of processes that it has killed, too
         turn_id=to.turn_id,
         session_id=to.session_id,
         channel=to.channel,

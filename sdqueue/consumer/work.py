@@ -78,9 +78,9 @@ class Work:
     alone: bool = False
     """Whether it is to take no others along: they failed together, and each is now tried by itself."""
     stopped: Stopped | None = None
-    is_spent: Callable[[str], bool] | None = None
-    """Whether a turn had its end before, so that its repeat stops nothing; not known before the session was taken
-    up."""
+    is_spent: Callable[[Stopped], bool] | None = None
+    """Whether a stop had its effect before, so that it is asked for by a repeat; not known before the session was
+    taken up."""
     _stopping: asyncio.Future[None] | None = None
 
     def __post_init__(self) -> None:
@@ -204,15 +204,16 @@ class Work:
 
     def stop(self, by: str, reason: str = "cancelled") -> None:
         """Ask the turn to stop, on behalf of a later one. It is too late once the turn is being saved."""
-        if self.is_spent is None or not self.is_spent(by):
-            self.stopped = Stopped(by, reason)
+        stopped = Stopped(by, reason)
+        if self.is_spent is None or not self.is_spent(stopped):
+            self.stopped = stopped
             if self._stopping is not None and not self._stopping.done():
                 self._stopping.set_result(None)
 
-    def forget_spent(self, is_spent: Callable[[str], bool]) -> None:
-        """Take back what a turn asked that had its end before, whether it stopped a turn then or found none."""
+    def forget_spent(self, is_spent: Callable[[Stopped], bool]) -> None:
+        """Take back what a turn asked that has had its effect before, whether it stopped a turn then or found none."""
         self.is_spent = is_spent
-        if self.stopped is not None and is_spent(self.stopped.by):
+        if self.stopped is not None and is_spent(self.stopped):
             self.stopped = None
             self._stopping = None
 

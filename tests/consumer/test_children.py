@@ -163,7 +163,7 @@ async def test_the_poison_is_condemned_by_a_child_that_has_run_nothing_else(stan
     pids = [int(line) for line in (tmp_path / "tally").read_text().split()]
     assert len(pids) == 2
     assert pids[0] == first != pids[1]
-    assert (letter.reason, letter.attempts) == ("poison", 1)
+    assert (letter.reason, letter.attempts) == ("poison", 4)
     assert "alone: exit code 7" in letter.error
 
 

@@ -43,6 +43,13 @@ from sdqueue.messages import DeadTurn
         ("TOKEN=hunter2", "TOKEN=***", "hunter2"),
         ("refresh_token=hunter2", "refresh_token=***", "hunter2"),
         ("aws_secret_access_key: hunter2", "aws_secret_access_key: ***", "hunter2"),
+        ("pwd=hunter2", "pwd=***", "hunter2"),
+        ("passphrase: hunter2", "passphrase: ***", "hunter2"),
+        ("AIzaSyA-1234567890abcdefghijklmnopqrstu", "AIza***", "1234567890"),
+        (f"https://api.telegram.org/bot123456789:{'Ab-_' * 9}/sendMessage", "bot123456789:***/sendMessage", "Ab-_"),
+        ("POST https://hooks.slack.com/services/T0/B0/XyZ: 404", "https://hooks.slack.com/***: 404", "XyZ"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE\nvQ==\n-----END RSA PRIVATE KEY----- end", "KEY----- end", "MIIE"),
+        ("-----BEGIN PRIVATE KEY-----\nMIIE", "-----BEGIN PRIVATE KEY-----***", "MIIE"),
     ],
 )
 def test_secrets_are_replaced(text: str, kept: str, gone: str) -> None:
@@ -52,7 +59,15 @@ def test_secrets_are_replaced(text: str, kept: str, gone: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["HTTP 503 at https://host/path", "user@example.com", "the token was refused", "max_tokens=4096", ""]
+    "text",
+    [
+        "HTTP 503 at https://host/path",
+        "user@example.com",
+        "the token was refused",
+        "max_tokens=4096",
+        "at 1700000000:12",
+        "",
+    ],
 )
 def test_what_is_no_secret_stays(text: str) -> None:
     assert redact(text) == text

@@ -43,7 +43,7 @@ async def test_the_poison_is_dead_and_an_innocent_suspect_is_answered_with_its_s
         after = [await stand.send("good", "after"), await stand.send("bad", "after")]
         for turn in after:
             await stand.expect_reply(turn)
-    assert (letter.reason, letter.turn_id, letter.attempts) == ("poison", "poison", 1)
+    assert (letter.reason, letter.turn_id, letter.attempts) == ("poison", "poison", 3)
     assert "killed its process 3 times, the last time alone: exit code 7" in letter.error
     assert (error.text, error.metadata["reason"]) == ("This message could not be processed.", "poison")
     assert reply.text.startswith("1. print hello")

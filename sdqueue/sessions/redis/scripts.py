@@ -138,6 +138,12 @@ class ScriptRunner:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._batches.discard(task)
+        if task.cancelled():  # the event loop is ending: it would destroy a task that begins now
+            while self._queue:
+                _, _, answer = self._queue.popleft()
+                answer.cancel()
+                self._sent += 1
+            return
         self._send()
 
     async def _run(self, batch: list[_Call]) -> None:

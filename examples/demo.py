@@ -127,6 +127,7 @@ async def start_consumer(stack: AsyncExitStack, settings: Settings, data: Path, 
         "SDQUEUE_PARTITIONS": str(settings.partitions),
         "SDQUEUE_AGENT": settings.agent,
         "DEMO_JOURNAL": str(data / "journal"),
+        "DEMO_VICTIM": VICTIM,
         "PYTHONPATH": os.pathsep.join(filter(None, (str(EXAMPLES), os.environ.get("PYTHONPATH")))),
     }
     with (data / f"{name}.log").open("wb") as log:

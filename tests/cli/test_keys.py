@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 
 from sdqueue.sessions.sealing.keyring import generate, parse_keys
-from tests.cli.place import Place, expect_began, expect_end, expect_line
+from tests.cli.place import PATIENCE_S, Place, expect_began, expect_end, expect_line
 from tests.servers.redis import PrivateRedis
 from tests.sessions.sealing.places import Place as AtRest
 from tests.sessions.sealing.places import spellings
+
+pytestmark = pytest.mark.timeout(300)  # many processes begin, one after the other
 
 SECRET = "my name is Ada Lovelace, my card is 4111-1111"
 
@@ -107,7 +109,7 @@ async def test_a_pool_that_seals(place: Place, where: tuple[list[str], list[str]
         await place.run("send", "u", "and now?", "--id", "waits", *broker)
         assert wrong.stdout is not None
         assert wrong.stderr is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while says not in (line := (await wrong.stderr.readline()).decode()):
                 assert line
         assert k1[3:20] not in line
@@ -150,7 +152,7 @@ async def test_a_flood_is_sealed_while_it_waits(
     at_rest = AtRest("redis", tmp_path, redis_url, namespace)
     for n in range(6):
         await place.run("send", "u", f"{SECRET} {n}", "--id", f"t{n}", *broker)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while b":deferred" not in (content := await at_rest.content()):
             await asyncio.sleep(0.05)
     await stop(one)
@@ -223,7 +225,7 @@ async def test_keys_that_cannot_be_reached_are_waited_for(
     ]
     assert "Ada" in (await asked[1]).out
     assert two.stderr is not None
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while "cannot be reached" not in (await two.stderr.readline()).decode():
             pass
     redis.resume()
@@ -243,7 +245,7 @@ async def test_parked_moved_and_replayed_under_seal(
     parking = await consumer(place, env, *broker, *store, "--agent", "agents:broken", "--on-dead", "park")
     assert (await place.run("send", "u", "my name is Ada", "--id", "t1", "--wait", *broker)).code == 1
     await place.run("send", "u", f"{SECRET} one", "--id", "t2", *broker)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while b":deferred" not in await at_rest.content():
             await asyncio.sleep(0.1)
     await stop(parking)

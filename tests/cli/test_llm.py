@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.agents.openai_server import Answer, Calls, Fail, OpenAIServer, Request, Say, read_request
-from tests.cli.place import Place, end, expect_line
+from tests.cli.place import PATIENCE_S, Place, end, expect_line
+
+pytestmark = pytest.mark.timeout(300)  # many processes begin, one after the other
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -156,7 +158,7 @@ async def test_the_example_of_the_docs_pays_once_though_its_process_is_killed(
         sending = await place.start("send", "u", "I agree.", "--wait", "--id", "t1", "--json")
         assert await first.wait() == -signal.SIGKILL
         second = await place.start("consumer", "--agent", "shop:make", env=env)
-        out, err = await asyncio.wait_for(sending.communicate(), 40)
+        out, err = await asyncio.wait_for(sending.communicate(), PATIENCE_S)
         assert sending.returncode == 0, err
         await end(second)
     reply = json.loads(out)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,51 +12,14 @@ import pytest
 
 from sdqueue.cli import notifying
 from sdqueue.cli.notifying import CLEAN_UP_S, Notifier
-from tests.cli.place import Place, expect_began, expect_end
+from tests.cli.manager import Manager
+from tests.cli.place import PATIENCE_S, Place, expect_began, expect_end
 
 TELLING = """
 import os
 async def telling(text, history):
     return repr([name for name in os.environ if name.startswith(("NOTIFY", "WATCHDOG"))])
 """
-
-
-class Manager:
-    """Hears what is told, line by line."""
-
-    def __init__(self, address: str) -> None:
-        self.address = address
-        self.heard: list[str] = []
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self._socket.bind(f"\0{address[1:]}" if address.startswith("@") else address)
-        self._socket.setblocking(False)
-
-    async def until(self, start: str) -> str:
-        """The next line that begins so; what comes before is past."""
-        async with asyncio.timeout(30):
-            while True:
-                self.heard += self.waiting()
-                while self.heard:
-                    line = self.heard.pop(0)
-                    if line.startswith(start):
-                        return line
-                told = await asyncio.get_running_loop().sock_recv(self._socket, 4096)
-                self.heard += told.decode().split("\n")
-
-    def waiting(self) -> list[str]:
-        """What has been told meanwhile."""
-        lines: list[str] = []
-        while True:
-            try:
-                lines += self._socket.recv(4096).decode().split("\n")
-            except BlockingIOError:
-                return lines
-
-    def environment(self, **more: str) -> dict[str, str]:
-        return {"NOTIFY_SOCKET": self.address, **more}
-
-    def close(self) -> None:
-        self._socket.close()
 
 
 @pytest.fixture(params=["path", "name"])
@@ -107,7 +69,7 @@ async def test_of_several_processes_only_the_first_speaks(place: Place, manager:
     assert await manager.until("STATUS=") == "STATUS=keeps 2 processes"
     assert process.stdout is not None
     ready = 0
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while ready < 2:
             ready += b" ready: " in await process.stdout.readline()
     process.terminate()

@@ -9,7 +9,10 @@ import socket
 
 import pytest
 
-from tests.cli.place import Place, expect_began, expect_end, expect_line
+from tests.cli.manager import Manager
+from tests.cli.place import PATIENCE_S, Place, expect_began, expect_end, expect_line
+
+pytestmark = pytest.mark.timeout(300)  # many processes begin, one after the other
 
 
 async def test_a_pool_answers_send_and_chat(place: Place) -> None:
@@ -86,17 +89,21 @@ async def test_a_streamed_answer_is_followed_by_whoever_comes_late(place: Place)
     assert (wrong.code, "'x' is no offset" in wrong.err) == (1, True)
 
 
-async def test_a_first_signal_waits_for_running_turns_and_a_second_does_not(place: Place) -> None:
+async def test_a_first_signal_waits_for_running_turns_and_a_second_does_not(place: Place, manager: Manager) -> None:
     """Given a turn that never ends, one SIGTERM waits for the grace period; two do not, and the turn is not lost."""
-    consumer = await place.consumer("--agent", "agents:endless", "--grace-s", "600", "--name", "one")
+    consumer = await place.start(
+        "consumer", "--agent", "agents:endless", "--grace-s", "600", "--name", "one", env=manager.environment()
+    )
+    await place.run("topology", "apply")
     await place.run("send", "u", "hello", "--id", "t1")
     await expect_began(place, consumer)
 
     consumer.send_signal(signal.SIGTERM)
+    await manager.until("STOPPING=1")
     with pytest.raises(TimeoutError):
         await expect_end(consumer, within=0.5)
     consumer.send_signal(signal.SIGTERM)
-    assert await expect_end(consumer, within=10) == 0
+    assert await expect_end(consumer) == 0
 
     await place.consumer("--name", "two")
     answer = await place.run("send", "u", "hello", "--id", "t1", "--wait")
@@ -121,8 +128,9 @@ async def test_without_apply_a_consumer_waits_for_the_topology(
 ) -> None:
     consumer = await place.start("consumer", *arguments, env=env)
     assert consumer.stderr is not None
-    async with asyncio.timeout(20):
-        assert b"not ready" in await consumer.stderr.readline()
+    async with asyncio.timeout(PATIENCE_S):
+        while b"the broker is not ready" not in (line := await consumer.stderr.readline()):
+            assert line, "it has ended"
     assert (await place.run("topology", "apply")).code == 0
     await expect_line(consumer, "ready: 4 partitions")
 

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import signal
 
+import pytest
+
 from tests.cli.place import Place, expect_end, expect_line
+
+pytestmark = pytest.mark.timeout(300)  # many processes begin, one after the other
 
 
 async def test_on_sqlite_consumers_are_stopped_and_go_on_in_order(place: Place) -> None:

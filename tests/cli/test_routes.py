@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from tests.cli.place import Place
+
+pytestmark = pytest.mark.timeout(300)  # many processes begin, one after the other
 
 ROUTED = ("--agent", "slack=routed:a", "--agent", "metadata.plan:gold=routed:gold", "--agent", "default=routed:b")
 

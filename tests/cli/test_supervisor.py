@@ -16,7 +16,7 @@ async def test_children_end_with_a_supervisor_that_was_killed(tmp_path: Path) ->
         stdout=asyncio.subprocess.PIPE, cwd=tmp_path, env=environment,
     )  # fmt: skip
     assert supervisor.stdout is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):
         ready = [(await supervisor.stdout.readline()).decode() for _ in range(2)]
         assert all("ready" in line for line in ready), ready
 

@@ -47,14 +47,16 @@ async def test_a_late_reply_at_a_terminal_leaves_the_prompt_and_what_was_typed(p
     terminal, side = terminal_pair()
     try:
         streams = dict.fromkeys(("stdin", "stdout", "stderr"), side)
-        process = await place.start("dev", "--agent", "agents:slow", start_new_session=True, **streams)
+        process = await place.start("dev", "--agent", "agents:held", start_new_session=True, **streams)
         shown = Terminal(terminal)
         await shown.expect("dev> ")
         shown.type("half a li")
-        await shown.expect("(dev, said earlier) slowly hello\r\n")
+        await shown.expect("half a li")  # it has been read
+        (place.folder / "go").write_text("")
+        await shown.expect("(dev, said earlier) at last hello\r\n")
         await shown.expect("dev> half a li")
         shown.type("ne\n")
-        await shown.expect("slowly half a line")
+        await shown.expect("at last half a line")
         await shown.expect("dev> ")  # readline takes over the terminal here; a Ctrl-D before that may be lost with it
         shown.type("\x04")
         assert await expect_end(process) == 0

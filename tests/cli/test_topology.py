@@ -6,7 +6,11 @@ import asyncio
 import json
 import re
 
-from tests.cli.place import Place, expect_line
+import pytest
+
+from tests.cli.place import PATIENCE_S, Place, expect_line
+
+pytestmark = pytest.mark.timeout(300)  # many processes begin, one after the other
 
 
 async def test_topology_is_applied_and_shown(place: Place) -> None:
@@ -41,7 +45,7 @@ async def test_owners_shows_who_has_which_queue(place: Place, amqp_url: str, red
     second = await place.start("consumer", "--name", "second", *shared)
     await expect_line(second, "ready: owner of 2 of 4 partitions, standby for 2")
 
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             shown = json.loads((await place.run("topology", "owners", "--json", *shared)).out)
             if all(set(q["subscribed"]) == {q["owner"], q["standby"]} for q in shown["queues"]):

@@ -88,10 +88,11 @@ class Egress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         queue, outbox, leases, presence = self._tasks
+        grace_s = 0.0 if isinstance(error, asyncio.CancelledError) else self._options.grace_s
         try:
             # Not to take, then to let end what is in flight under its leases, then to give the queue up.
             await _stop(outbox)
-            await asyncio.gather(self._lanes.drain(self._options.grace_s), self._outbox.drain(self._options.grace_s))
+            await asyncio.gather(self._lanes.drain(grace_s), self._outbox.drain(grace_s))
         finally:
             await _stop(queue)
             await _stop(leases)

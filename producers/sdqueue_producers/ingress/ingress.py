@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Sequence
 from functools import partial
+from types import TracebackType
 from typing import Any, Final, Self
 
 from starlette.applications import Starlette
@@ -85,19 +86,21 @@ class Ingress:
             self._listening.add(asyncio.create_task(listening, name=f"listener of {channel.name}"))
         return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         # First what brings new turns, then what is on its way to the broker, which has a deadline; indicators last.
         for task in self._listening:
             task.cancel()
         if self._listening:
             await asyncio.wait(self._listening)
         try:
-            if self._publishing:
+            if self._publishing and not isinstance(error, asyncio.CancelledError):
                 await asyncio.wait(self._publishing)
         finally:
             for task in self._publishing:
                 task.cancel()  # only where somebody has no time: their platforms got no answer
-            await self._typing.__aexit__(*exc_info)
+            await self._typing.__aexit__(kind, error, trace)
 
     async def submit(self, receipt: Receipt) -> None:
         """Publish the turns of a receipt that did not come as a request; returns when they are confirmed, or known.

@@ -59,6 +59,7 @@ class Producer:
         self._observer = observer
         self._stopping = asyncio.Event()
         self._up = False
+        self._hurried = False
         self._readiness = Readiness(self._known)
         self._body: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
@@ -67,6 +68,7 @@ class Producer:
     def stop(self) -> None:
         """Accept nothing more and let what runs end within the grace period; called again: end at once."""
         if self._stopping.is_set() and self._body is not None:
+            self._hurried = True
             self._body.cancel()
         self._stopping.set()
 
@@ -215,9 +217,10 @@ class Producer:
         if not self._running:
             return
         try:
-            await asyncio.wait(self._running)
-        except asyncio.CancelledError:
+            # Where the cancel came just before, it is not raised here again.
+            if not self._hurried:
+                await asyncio.wait(self._running)
+        finally:
             for task in self._running:
                 task.cancel()
             await asyncio.wait(self._running)
-            raise

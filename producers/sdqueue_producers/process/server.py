@@ -7,6 +7,7 @@ import contextlib
 import socket
 from collections.abc import Iterator
 from importlib.util import find_spec
+from types import TracebackType
 from typing import Any, Final, Self
 
 import h11
@@ -77,9 +78,12 @@ class WebServer:
             self._serving.result()
         return self
 
-    async def __aexit__(self, *exc_info: object) -> None:
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         try:
-            await self.stop()
+            if not isinstance(error, asyncio.CancelledError):
+                await self.stop()
         finally:
             await self.cut()
 

@@ -26,7 +26,7 @@ class HttpChannel(BaseChannel):
         self._url = url
 
     async def __aenter__(self) -> Self:
-        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10))
+        self._http = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30))
         return self
 
     async def __aexit__(
@@ -57,7 +57,7 @@ class HttpChannel(BaseChannel):
 async def main(amqp_url: str, redis_url: str, namespace: str, url: str, caps: str) -> None:
     state = RedisState(redis_url, namespace=namespace)
     channel = HttpChannel(url, Caps(**json.loads(caps)))
-    options = EgressOptions(ask_again_s=0.2, in_place_s=1.0, poll_s=0.1, lease_s=2.0)
+    options = EgressOptions(ask_again_s=0.2, in_place_s=1.0, poll_s=0.1, lease_s=5.0)
     broker = RabbitMQBroker(amqp_url, Topology(namespace, partitions=4))
     async with broker, channel, Egress(channel, broker, state, options) as egress:
         print("ready", flush=True)

@@ -111,11 +111,13 @@ class Pool:
 
 
 async def wait_for(server: Server, count: int) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(120):
         while len(server.messages) < count:
             server.arrived.clear()
             await server.arrived.wait()
 
+
+pytestmark = pytest.mark.timeout(300)
 
 CASES = [({"idempotent": True}, True), ({"can_find": True}, False)]
 

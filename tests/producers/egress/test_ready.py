@@ -57,7 +57,7 @@ async def test_a_producer_that_has_lost_a_queue_tells_so_where_it_does_nothing_e
 
     whole = asyncio.create_task(running.run(prepare, lambda url: None, ready.set))
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await lost.wait()
             starting, why = await running.look()
             assert (starting, "not taken: there is no queue" in why) == ("starting", True)
@@ -75,12 +75,12 @@ async def test_a_producer_that_has_lost_a_queue_tells_so_where_it_does_nothing_e
             assert told == () if ingress else told[0].startswith("the replies of webchat are not taken: ")
     finally:
         running.stop()
-        await asyncio.wait_for(whole, 10)
+        await asyncio.wait_for(whole, 60)
 
 
 async def test_an_egress_is_ready_when_it_has_its_queue() -> None:
     async with World() as world, world.egress() as egress:
-        await asyncio.wait_for(egress.wait_ready(), 10)
+        await asyncio.wait_for(egress.wait_ready(), 60)
         assert world.notes.count("queue_taken") == 1
 
 
@@ -104,7 +104,7 @@ async def test_a_producer_is_ready_when_all_its_queues_are_there(held: asyncio.E
         running.stop()
     else:
         held.set()
-        await asyncio.wait_for(ready.wait(), 10)
+        await asyncio.wait_for(ready.wait(), 60)
         running.stop()
-    await asyncio.wait_for(whole, 10)
+    await asyncio.wait_for(whole, 60)
     assert ready.is_set() is not stopped

@@ -19,6 +19,8 @@ from tests.producers.egress.test_crashes import STATE, Death, Mortal
 from tests.producers.egress.test_processes import CASES, Pool, platform, wait_for
 from tests.producers.egress.world import Publisher, World, made_up
 
+pytestmark = pytest.mark.timeout(300)
+
 PLAIN = ({}, False)
 
 

@@ -20,7 +20,7 @@ from sdqueue.client import Client
 MUTANT: Final = "TABLE_MUTANT"
 """The environment variable that chooses one."""
 
-HASTE_S: Final = 0.5
+HASTE_S: Final = 2.0
 """How long after its answer a hasty producer has done what it has promised."""
 
 

@@ -41,6 +41,10 @@ async def gated(text, history):
         await asyncio.sleep(0.02)
     yield text
 
+async def slow(text, history):
+    await asyncio.sleep(0.5)
+    return f"slowly {text}"
+
 async def held(text, history):
     while not pathlib.Path("go").exists():
         await asyncio.sleep(0.02)

@@ -125,6 +125,9 @@ async def test_a_producer_that_is_killed_again_and_again_loses_and_doubles_nothi
         tries = 0
         killed = asyncio.Event()
 
+        def seen_of(kind: str) -> int:
+            return len([event for event in seen if event["type"] == kind])
+
         async def chat() -> int:
             """A client as the page is one: one message at a time until its ack, and resume after the last event.
 
@@ -132,15 +135,18 @@ async def test_a_producer_that_is_killed_again_and_again_loses_and_doubles_nothi
             """
             nonlocal tries
             said = acked = 0
-            finals: set[str] = set()
             after: str | None = None
-            while not killed.is_set() or len(finals) < said:
+
+            def over() -> bool:
+                return killed.is_set() and min(acked, seen_of("message"), seen_of("final")) >= said
+
+            while not over():
                 tries += 1
                 try:
                     async with talk(pool.port, token, after) as visitor:
                         waits = False
-                        while not killed.is_set() or len(finals) < said:
-                            if not waits and (acked < said or (said - len(finals) < 10 and not killed.is_set())):
+                        while not over():
+                            if not waits and (acked < said or (said - seen_of("final") < 10 and not killed.is_set())):
                                 await visitor.say(f"number {acked}", f"m{acked}")
                                 said, waits = acked + 1, True
                             event = await visitor.next()
@@ -148,22 +154,17 @@ async def test_a_producer_that_is_killed_again_and_again_loses_and_doubles_nothi
                             if "id" in event:
                                 after = event["id"]
                                 seen.append(event)
-                            if event["type"] == "final":
-                                finals.add(event["message"])
                             if event["type"] == "ack" and event["message"] == f"m{acked}":
                                 acked, waits = acked + 1, False
                 except (aiohttp.ClientError, OSError, AssertionError):
                     await asyncio.sleep(0.05)  # nothing listens: as a page waits before it tries again
             return said
 
-        def answered() -> int:
-            return len([event for event in seen if event["type"] == "final"])
-
         chatting = asyncio.create_task(chat())
         spread = random.Random(7)
         for _ in range(5):
-            upto = answered() + spread.randint(5, 30)
-            while not chatting.done() and answered() < upto:
+            upto = seen_of("final") + spread.randint(5, 30)
+            while not chatting.done() and seen_of("final") < upto:
                 await asyncio.wait([chatting], timeout=0.01)
             await asyncio.wait([chatting], timeout=spread.uniform(0, 0.05))
             assert not chatting.done(), chatting

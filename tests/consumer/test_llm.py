@@ -79,7 +79,7 @@ async def test_a_server_that_wants_to_be_left_alone_for_a_while_is(
         await member.watcher.expect_settled(1)
         (event,) = member.watcher.of("turn_retried")
     assert reply.text == "1. hello"
-    assert took >= at_least
+    assert at_least <= took < at_least + 5
     assert event["delay_s"] == pytest.approx(at_least)
     assert [r.id for r in stand.replies] == ["t:0"]
     assert len(server.requests) == 2

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -95,22 +96,28 @@ async def test_the_sessions_of_a_killed_process_go_on_within_two_seconds(
 ) -> None:
     """It holds a lock with 30 s to live and is killed while somebody waits; its beginning stays counted.
 
-    Its heartbeat ends by then, the waiter looks when it ends, and once more.
+    Its heartbeat ends by then, the waiter looks when it ends, and once more. Of three times the quickest tells how long
+    that takes: other work on the machine only adds to it.
     """
     assert watchdog.ALIVE_MS / 1000 + max(RECHECK_S, 2 * CONFIRM_S) <= 2
-    async with holder(redis_url, namespace) as process:
+    took = []
+    for killed in range(1, 4):
+        async with holder(redis_url, namespace) as process:
 
-        async def wait() -> None:
-            async with leasing_for(store, locks).lease("s", turn_id="t") as lease:
-                assert lease.begun == 2
+            async def wait(begun: int = killed + 1) -> float:
+                async with leasing_for(store, locks).lease("s", turn_id="t") as lease:
+                    assert lease.begun == begun
+                    return time.monotonic()
 
-        async with locks.acquire("warm"):
-            waiter = asyncio.create_task(wait())
-            await asyncio.sleep(0.3)
-        assert not waiter.done()
-        process.kill()
-        async with asyncio.timeout(PATIENCE_S):
-            await waiter
+            async with locks.acquire("warm"):
+                waiter = asyncio.create_task(wait())
+                await asyncio.sleep(0.3)
+            assert not waiter.done()
+            began = time.monotonic()
+            process.kill()
+            async with asyncio.timeout(PATIENCE_S):
+                took.append(await waiter - began)
+    assert min(took) < 2.3  # 2 s, and some for a machine with other work
 
 
 async def test_a_process_that_was_asleep_can_do_no_harm(
